@@ -228,13 +228,5 @@ class Fail:
 
 
 Command = (
-    StartDraft
-    | StartRival
-    | StartVerdict
-    | StartAnswer
-    | StartGrace
-    | Stop
-    | CommitStep
-    | Finish
-    | Fail
+    StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace | Stop | CommitStep | Finish | Fail
 )

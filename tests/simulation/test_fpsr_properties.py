@@ -1,0 +1,66 @@
+"""The rules of FPSR hold for every order of events, with and without faults."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.gateway.fpsr import Machine
+from services.gateway.messages import Aborted, Author, Fail, Finish
+from services.gateway.policy import Policy
+from tests.simulation.world import World
+
+policies = st.builds(
+    Policy,
+    name=st.just("any"),
+    window=st.integers(0, 5),
+    rivals=st.integers(0, 3),
+    grace_seconds=st.just(0.5),
+)
+
+
+def world(data: st.DataObject, policy: Policy, *, faults: bool, wordings: int = 2) -> World:
+    machine = Machine(policy, max_steps=data.draw(st.integers(1, 7), label="max_steps"))
+    return World(
+        machine,
+        lambda names: data.draw(st.sampled_from(names)) if len(names) > 1 else names[0],
+        faults=faults,
+        wordings=wordings,
+    )
+
+
+@settings(max_examples=600, deadline=None)
+@given(data=st.data(), policy=policies)
+def test_any_order_of_events_with_faults(data: st.DataObject, policy: Policy) -> None:
+    session = world(data, policy, faults=True)
+    session.run()
+    assert tuple(step.text for step in session.machine.committed) == session.texts()
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), policy=policies)
+def test_without_faults_every_session_is_answered(data: st.DataObject, policy: Policy) -> None:
+    session = world(data, policy, faults=False)
+    session.run()
+    assert isinstance(session.end, Finish)
+    assert session.commits[-1].step.closes or len(session.commits) == session.machine.max_steps
+    assert not session.machine.degraded
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_the_target_policy_commits_only_the_targets_steps(data: st.DataObject) -> None:
+    session = world(data, Policy("target", window=0), faults=False)
+    session.run()
+    assert {commit.author for commit in session.commits} == {Author.TARGET}
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), policy=policies, when=st.integers(0, 25))
+def test_an_abort_stops_everything(data: st.DataObject, policy: Policy, when: int) -> None:
+    session = world(data, policy, faults=True)
+    session.obey(session.machine.start())
+    while session.end is None and session.events < when:
+        session.tell(session.happen())
+    if session.end is None:
+        session.tell(Aborted("the client left"))
+        assert session.end == Fail("the client left", target_down=False)
+    assert all(session.finished(call) for call in session.running)

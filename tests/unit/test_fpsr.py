@@ -1,0 +1,205 @@
+"""One example for each rule of the state machine; the properties are in tests/simulation."""
+
+import pytest
+
+from services.gateway.fpsr import Machine
+from services.gateway.messages import (
+    Answered,
+    Author,
+    CallFailed,
+    CommitStep,
+    Drafted,
+    DraftEnded,
+    Fail,
+    Finish,
+    GraceOver,
+    Judged,
+    Reason,
+    RivalDone,
+    RivalEnded,
+    StartAnswer,
+    StartDraft,
+    StartGrace,
+    StartRival,
+    StartVerdict,
+    Step,
+    Stop,
+    Verdict,
+)
+from services.gateway.policy import FPSR, TARGET, Policy
+
+YES, NO = Verdict(accept=True), Verdict(accept=False)
+A, B, C = Step("a"), Step("b"), Step("c")
+END = Step("end", closes=True)
+
+
+def started(policy: Policy = FPSR, max_steps: int = 8) -> Machine:
+    """A machine whose draft is call 2 and whose first rival is call 1 (with FPSR)."""
+    machine = Machine(policy, max_steps)
+    machine.start()
+    return machine
+
+
+def test_drafting_and_the_rival_begin_together() -> None:
+    assert Machine(FPSR, 8).start() == [StartRival(1, 0, ()), StartDraft(2, 0, (), 4)]
+
+
+def test_a_candidate_is_judged_as_soon_as_it_is_drafted_given_those_before_it() -> None:
+    machine = started()
+    assert machine.handle(Drafted(2, A)) == [StartVerdict(3, 0, (), A)]
+    assert machine.handle(Drafted(2, B)) == [StartVerdict(4, 1, ("a",), B)]
+
+
+def test_an_accepted_frontier_commits_and_stops_its_rival() -> None:
+    machine = started()
+    machine.handle(Drafted(2, A))
+    commands = machine.handle(Judged(3, YES))
+    assert commands == [CommitStep(0, A, Author.DRAFT, 2, YES), Stop(1), StartRival(4, 1, ("a",))]
+
+
+def test_a_verdict_out_of_order_waits_for_the_frontier() -> None:
+    machine = started()
+    machine.handle(Drafted(2, A))
+    machine.handle(Drafted(2, B))
+    assert machine.handle(Judged(4, YES)) == []
+    commands = machine.handle(Judged(3, YES))
+    assert [command.index for command in commands if isinstance(command, CommitStep)] == [0, 1]
+
+
+def test_a_reject_stops_all_that_was_built_on_it_and_commits_the_rival_when_done() -> None:
+    machine = started()
+    machine.handle(Drafted(2, A))
+    machine.handle(Drafted(2, B))
+    assert machine.handle(Judged(3, NO)) == [Stop(2), Stop(4)]
+    assert machine.handle(RivalDone(1, C)) == [
+        CommitStep(0, C, Author.TARGET, 1, NO),
+        StartRival(5, 1, ("c",)),
+        StartDraft(6, 1, ("c",), 4),
+    ]
+
+
+def test_a_reject_behind_the_frontier_starts_its_rival_at_once() -> None:
+    machine = started()
+    machine.handle(Drafted(2, A))
+    machine.handle(Drafted(2, B))
+    machine.handle(Drafted(2, C))
+    assert machine.handle(Judged(4, NO)) == [Stop(2), Stop(5), StartRival(6, 1, ("a",))]
+
+
+def test_a_rival_that_is_done_before_its_candidate_exists_is_committed() -> None:
+    machine = started()
+    commands = machine.handle(RivalDone(1, A))
+    assert commands == [
+        Stop(2),
+        CommitStep(0, A, Author.TARGET, 1, None),
+        StartRival(3, 1, ("a",)),
+        StartDraft(4, 1, ("a",), 4),
+    ]
+
+
+def test_a_rival_with_the_same_text_accepts_the_candidate() -> None:
+    machine = started()
+    machine.handle(Drafted(2, A))
+    commit = machine.handle(RivalDone(1, Step("a", tokens=9)))[1]
+    assert isinstance(commit, CommitStep)
+    assert commit.author is Author.DRAFT
+    assert commit.verdict == Verdict(accept=True, reason=Reason.EQUAL_TO_RIVAL)
+
+
+def test_a_different_rival_waits_for_the_verdict_within_its_grace() -> None:
+    machine = started()
+    machine.handle(Drafted(2, A))
+    assert machine.handle(RivalDone(1, B)) == [StartRival(4, 1, ("a",)), StartGrace(5, 0)]
+    commands = machine.handle(GraceOver(5))
+    assert commands[0] == Stop(3)
+    late = Verdict(accept=False, reason=Reason.LATE)
+    assert CommitStep(0, B, Author.TARGET, 1, late) in commands
+
+
+def test_the_window_bounds_the_candidates_in_flight() -> None:
+    machine = started()
+    for _ in range(4):
+        machine.handle(Drafted(2, A))
+    assert machine.handle(DraftEnded(2)) == []
+    commands = machine.handle(Judged(3, YES))
+    assert commands[-1] == StartDraft(8, 4, ("a", "a", "a", "a"), 1)
+
+
+def test_the_closing_candidate_is_judged_and_then_the_target_answers() -> None:
+    machine = started()
+    machine.handle(Drafted(2, END))
+    assert machine.handle(DraftEnded(2)) == []
+    commands = machine.handle(Judged(3, YES))
+    assert commands == [CommitStep(0, END, Author.DRAFT, 2, YES), Stop(1), StartAnswer(4, ("end",))]
+    assert machine.handle(Answered(4, "42")) == [Finish("42", length=False)]
+    assert machine.over
+
+
+def test_the_limit_of_steps_ends_the_reasoning() -> None:
+    machine = started(max_steps=1)
+    machine.handle(Drafted(2, A))
+    machine.handle(Judged(3, YES))
+    assert machine.handle(Answered(4, "42")) == [Finish("42", length=True)]
+
+
+def test_a_truncated_candidate_is_rejected_unasked() -> None:
+    machine = started()
+    assert machine.handle(Drafted(2, Step("a", truncated=True))) == [Stop(2)]
+
+
+def test_without_the_draft_the_target_reasons_on_alone() -> None:
+    machine = started()
+    assert machine.handle(CallFailed(2, "gone")) == []
+    commands = machine.handle(RivalDone(1, A))
+    assert commands == [CommitStep(0, A, Author.TARGET, 1, None), StartRival(3, 1, ("a",), steps=0)]
+    assert machine.degraded == ["draft: gone"]
+
+
+def test_without_the_verifier_nothing_is_accepted() -> None:
+    machine = started()
+    machine.handle(Drafted(2, A))
+    assert machine.handle(CallFailed(3, "gone")) == [Stop(2)]
+    commit = machine.handle(RivalDone(1, B))[0]
+    assert commit == CommitStep(0, B, Author.TARGET, 1, Verdict(accept=False, reason=Reason.UNAVAILABLE))
+
+
+def test_without_the_target_the_session_fails_and_keeps_what_is_committed() -> None:
+    machine = started()
+    machine.handle(Drafted(2, A))
+    machine.handle(Judged(3, YES))
+    commands = machine.handle(CallFailed(4, "gone"))
+    assert commands == [Stop(2), Fail("target: gone", target_down=True)]
+    assert machine.committed == [A]
+
+
+def test_the_target_alone_runs_on_through_the_positions() -> None:
+    machine = Machine(TARGET, 8)
+    assert machine.start() == [StartRival(1, 0, (), steps=0)]
+    assert machine.handle(RivalDone(1, A)) == [CommitStep(0, A, Author.TARGET, 1, None)]
+    assert machine.handle(RivalDone(1, END)) == [
+        CommitStep(1, END, Author.TARGET, 1, None),
+        Stop(1),
+        StartAnswer(2, ("a", "end")),
+    ]
+
+
+def test_a_target_that_ends_early_is_started_again_from_the_frontier() -> None:
+    machine = started(TARGET)
+    machine.handle(RivalDone(1, A))
+    assert machine.handle(RivalEnded(1)) == [StartRival(2, 1, ("a",), steps=0)]
+    assert machine.handle(RivalEnded(2)) == [Fail("the target wrote nothing", target_down=True)]
+
+
+def test_late_replies_of_stopped_calls_change_nothing() -> None:
+    machine = started()
+    machine.handle(Drafted(2, A))
+    machine.handle(Judged(3, NO))
+    assert machine.handle(Drafted(2, B)) == []
+    assert machine.handle(Judged(3, YES)) == []
+
+
+def test_impossible_limits_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_steps"):
+        Machine(FPSR, 0)
+    with pytest.raises(ValueError, match="negative"):
+        Policy("bad", window=-1)

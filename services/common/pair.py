@@ -32,7 +32,7 @@ class ReasoningSettings(_Section):
 
 
 class TbvmSettings(_Section):
-    """What the target is asked about a candidate, and when a verdict is an accept (arXiv 2605.28678, TBVM)."""
+    """What the target is asked about a candidate, and when it is accepted (arXiv 2605.28678, TBVM)."""
 
     instruction: str = Field(min_length=1)
     positive: str = Field("positive", min_length=1)

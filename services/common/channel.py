@@ -1,0 +1,36 @@
+"""gRPC channels and servers with matching options."""
+
+from typing import Any
+
+import grpc
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""Largest message that a service takes or gives."""
+
+_SIZES: list[tuple[str, Any]] = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+]
+# Set together: a server that is pinged more often than it allows answers too_many_pings.
+_KEEPALIVE_MS = 20_000
+CLIENT_OPTIONS = [
+    *_SIZES,
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A pool of connections shared within the process would let one replica's failure hit another's channel.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+SERVER_OPTIONS = [
+    *_SIZES,
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),
+]
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to one replica; it connects when it is first used."""
+    return grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)

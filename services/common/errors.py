@@ -1,0 +1,75 @@
+"""Errors of the services, and the one table that maps them to gRPC statuses and HTTP codes.
+
+ServiceError
+├── InvalidRequestError   a field is wrong; the message names it and its limit
+├── OverloadedError       a bound is reached; try again later
+├── UnavailableError      a part that is needed is down
+├── LateError             the deadline passed
+└── BrokenError           a part answered what it should not
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import grpc
+
+
+class ServiceError(Exception):
+    """Base of all; the message is meant for the caller."""
+
+
+class InvalidRequestError(ServiceError):
+    """The caller's request cannot be served as it is."""
+
+    @classmethod
+    def of(cls, field: str, what: str) -> "InvalidRequestError":
+        """Names the field first, so that a caller finds it."""
+        return cls(f"{field}: {what}")
+
+
+class OverloadedError(ServiceError):
+    """A bound on requests, sizes or queues is reached."""
+
+
+class UnavailableError(ServiceError):
+    """A part of the cluster cannot be reached or is shutting down."""
+
+
+class LateError(ServiceError):
+    """The deadline passed before the work was done."""
+
+
+class BrokenError(ServiceError):
+    """A part failed in a way that is its own fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How an error looks from outside."""
+
+    grpc: grpc.StatusCode
+    http: HTTPStatus
+
+
+STATUSES: dict[type[ServiceError], Status] = {
+    InvalidRequestError: Status(grpc.StatusCode.INVALID_ARGUMENT, HTTPStatus.BAD_REQUEST),
+    OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
+    UnavailableError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
+    LateError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT),
+    BrokenError: Status(grpc.StatusCode.INTERNAL, HTTPStatus.INTERNAL_SERVER_ERROR),
+}
+
+_ERRORS = {status.grpc: error for error, status in STATUSES.items()}
+
+
+def status_of(error: ServiceError) -> Status:
+    """The status of an error, by its class."""
+    return STATUSES[type(error)]
+
+
+def from_rpc(error: grpc.aio.AioRpcError, part: str) -> ServiceError:
+    """What a failed call to `part` (or to Triton) means to the caller."""
+    kind = _ERRORS.get(error.code(), BrokenError)
+    detail = error.details() or error.code().name
+    # The caller's own fault is told in the words of the part that found it.
+    return kind(detail if kind is InvalidRequestError else f"{part}: {detail}")

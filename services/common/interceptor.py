@@ -1,0 +1,100 @@
+"""The server interceptor: errors become statuses, and every call is counted. Cancellation passes through."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import structlog
+
+from services.common import metrics
+from services.common.errors import ServiceError, status_of
+
+Handler = grpc.RpcMethodHandler[Any, Any]
+log = structlog.get_logger()
+
+
+class StatusInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps unary and server-streaming methods; health and reflection pass through it as well."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """See grpc.aio.ServerInterceptor."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or not method.startswith("/dreamr."):
+            return handler
+        name = method.rsplit("/", 1)[-1]
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(
+                _unary(handler.unary_unary, name),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return grpc.unary_stream_rpc_method_handler(
+            _stream(handler.unary_stream, name), handler.request_deserializer, handler.response_serializer
+        )
+
+
+def _unary(behaviour: Any, method: str) -> Any:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async with _Call(method, context):
+            return await behaviour(request, context)
+
+    return call
+
+
+def _stream(behaviour: Any, method: str) -> Any:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        async with _Call(method, context), aclosing(behaviour(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    return call
+
+
+class _Call:
+    """Counts one call and turns what it raises into a status."""
+
+    def __init__(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._method = method
+        self._context = context
+        self._started = time.perf_counter()
+
+    async def __aenter__(self) -> None:
+        metrics.ACTIVE_CALLS.labels(self._method).inc()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        metrics.ACTIVE_CALLS.labels(self._method).dec()
+        metrics.CALL_SECONDS.labels(self._method).observe(time.perf_counter() - self._started)
+        code, message = self._judge(error)
+        metrics.CALLS.labels(self._method, code.name).inc()
+        if message is not None:
+            await self._context.abort(code, message)
+
+    def _judge(self, error: BaseException | None) -> tuple[grpc.StatusCode, str | None]:
+        """The status to count, and the message to abort with if the error is ours to translate."""
+        if error is None:
+            return grpc.StatusCode.OK, None
+        if isinstance(error, ServiceError):
+            code = status_of(error).grpc
+            log.info("call refused", method=self._method, status=code.name, reason=str(error))
+            return code, str(error)
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            # grpc.aio cancels the handler when the client leaves or its deadline passes. A handler that
+            # raised its own CancelledError would leave the client hanging, so it is made an error.
+            if self._context.cancelled() or self._context.done():
+                return grpc.StatusCode.CANCELLED, None
+            task = asyncio.current_task()
+            if isinstance(error, GeneratorExit) or (task and task.cancelling()):
+                return grpc.StatusCode.CANCELLED, None
+            return grpc.StatusCode.INTERNAL, "the call was cancelled from within"
+        if isinstance(error, grpc.aio.AbortError):
+            return grpc.StatusCode.UNKNOWN, None
+        log.error("call failed", method=self._method, exc_info=error)
+        return grpc.StatusCode.INTERNAL, "internal error; see the service's log"

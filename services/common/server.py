@@ -1,0 +1,145 @@
+"""Start-up, health and drain, the same for every service."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+
+import grpc
+import prometheus_client
+import structlog
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.common import logs
+from services.common.channel import SERVER_OPTIONS
+from services.common.interceptor import StatusInterceptor
+from services.common.settings import ServiceSettings
+
+log = structlog.get_logger()
+
+Probe = Callable[[], Awaitable[None]]
+"""Returns when the service can do its work, raises when it cannot."""
+
+Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Probe]]
+"""Adds the service to the server, yields its probe, and closes what it opened."""
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def run(settings: ServiceSettings, service: str, open_service: Open) -> None:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    Args:
+        service: full name, such as `dreamr.v1.DraftService`.
+
+    Exits with 1 when the service cannot start.
+    """
+    logs.configure(service.rsplit(".", 1)[-1], settings.log_format, settings.log_level)
+    runner = uvloop.run if settings.loop == "uvloop" else asyncio.run
+    try:
+        runner(_serve(settings, service, open_service))
+    except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+        log.error("cannot start", reason=str(error) or type(error).__name__)
+        raise SystemExit(1) from error
+
+
+async def _serve(settings: ServiceSettings, service: str, open_service: Open) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server = grpc.aio.server(
+        interceptors=[StatusInterceptor()],
+        options=SERVER_OPTIONS,
+        maximum_concurrent_rpcs=settings.max_calls,
+    )
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection(
+        (service, health.SERVICE_NAME, reflection.SERVICE_NAME),
+        server,
+    )
+    async with open_service(server) as probe:
+        if not await _first_probe(probe, settings, stop):
+            return
+        host = settings.listen.rsplit(":", 1)[0]
+        port = server.add_insecure_port(settings.listen)
+        await server.start()
+        with _metrics_endpoint(settings) as metrics_address:
+            sys.stdout.write(f"ready {host}:{port} metrics {metrics_address}\n")
+            sys.stdout.flush()
+            log.info("serving", address=f"{host}:{port}", metrics=metrics_address)
+            async with _watched(probe, checks, service, settings):
+                await stop.wait()
+            log.info("draining", seconds=settings.drain_seconds)
+            await checks.enter_graceful_shutdown()
+            await server.stop(settings.drain_seconds)
+
+
+async def _first_probe(probe: Probe, settings: ServiceSettings, stop: asyncio.Event) -> bool:
+    """Waits until the service can work; false when it is told to stop first.
+
+    Raises:
+        TimeoutError: what is needed did not come up in time; names the last problem.
+    """
+    deadline = asyncio.get_running_loop().time() + settings.startup_seconds
+    while True:
+        try:
+            async with asyncio.timeout(settings.probe_seconds):
+                await probe()
+        except Exception as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise TimeoutError(f"not ready in {settings.startup_seconds:g} s: {error}") from error
+        else:
+            return True
+        # Nothing announces that a server elsewhere has come up: it has to be asked again.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 0.1)
+            return False
+
+
+@contextlib.asynccontextmanager
+async def _watched(
+    probe: Probe, checks: health.aio.HealthServicer, service: str, settings: ServiceSettings
+) -> AsyncIterator[None]:
+    """Keeps the health service true while the body runs."""
+
+    async def watch() -> None:
+        healthy: bool | None = None
+        while True:
+            try:
+                async with asyncio.timeout(settings.probe_seconds):
+                    await probe()
+                now = True
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is why we are not healthy
+                now = False
+                if healthy is not False:
+                    log.warning("not healthy", reason=str(error) or type(error).__name__)
+            if now != healthy:
+                healthy = now
+                for name in ("", service):
+                    await checks.set(name, _SERVING if now else _NOT_SERVING)
+            await asyncio.sleep(settings.probe_seconds)
+
+    task = asyncio.create_task(watch(), name="health")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@contextlib.contextmanager
+def _metrics_endpoint(settings: ServiceSettings) -> Iterator[str]:
+    host, port = settings.metrics.rsplit(":", 1)
+    server, thread = prometheus_client.start_http_server(int(port), host)
+    try:
+        yield f"{host}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

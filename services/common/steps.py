@@ -1,0 +1,133 @@
+"""Whole steps out of a model: one at a time, or a run of them split at the delimiter."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from dreamr.v1 import common_pb2
+from services.common.pair import ReasoningSettings
+from services.common.triton import Chunk, Sampling, TritonModel
+
+OnProgress = Callable[[int], None]
+"""Told the tokens that a generation has written so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A step and what it cost."""
+
+    step: common_pb2.Step
+    usage: common_pb2.Usage
+
+
+class StepWriter:
+    """Writes steps with one model."""
+
+    def __init__(self, model: TritonModel, settings: ReasoningSettings) -> None:
+        self._model = model
+        self._settings = settings
+
+    async def write(
+        self,
+        prompt: str,
+        images: Sequence[bytes],
+        sampling: Sampling,
+        *,
+        max_tokens: int,
+        seconds: float,
+        on_progress: OnProgress | None = None,
+    ) -> Written:
+        """Writes one step behind `prompt`; it ends at the delimiter, at the mark that ends reasoning or at
+        `max_tokens`. With `on_progress` the generation is streamed.
+
+        Raises:
+            ServiceError: as `TritonModel.generate`.
+        """
+        settings = self._settings
+        parameters = {
+            **sampling.parameters(),
+            "max_tokens": max_tokens,
+            "stop": [settings.delimiter, settings.think_close],
+            "include_stop_str_in_output": True,
+        }
+        started = time.perf_counter()
+        text, tokens, last = "", 0, None
+        streams = on_progress is not None
+        async with self._model.generate(
+            prompt, images, parameters, stream=streams, seconds=seconds
+        ) as chunks:
+            async for chunk in chunks:
+                text, tokens, last = text + chunk.text, tokens + chunk.tokens, chunk
+                if on_progress:
+                    on_progress(tokens)
+        assert last is not None
+        usage = _usage(last, tokens, started)
+        return Written(self._step(text, tokens, last.finish_reason), usage)
+
+    async def run_on(
+        self,
+        prompt: str,
+        images: Sequence[bytes],
+        sampling: Sampling,
+        *,
+        max_tokens: int,
+        seconds: float,
+        on_progress: OnProgress | None = None,
+    ) -> AsyncIterator[Written]:
+        """Writes steps in one generation until the reasoning closes or `max_tokens` are written.
+
+        A step's tokens are those of the pieces up to its delimiter. Close the iterator to cancel.
+
+        Raises:
+            ServiceError: as `TritonModel.generate`.
+        """
+        settings = self._settings
+        parameters = {
+            **sampling.parameters(),
+            "max_tokens": max_tokens,
+            "stop": [settings.think_close],
+            "include_stop_str_in_output": True,
+        }
+        started = time.perf_counter()
+        buffer, tokens, total = "", 0, 0
+        async with self._model.generate(prompt, images, parameters, stream=True, seconds=seconds) as chunks:
+            async for chunk in chunks:
+                buffer, tokens, total = buffer + chunk.text, tokens + chunk.tokens, total + chunk.tokens
+                if on_progress:
+                    on_progress(total)
+                while settings.delimiter in buffer and chunk.finish_reason is None:
+                    text, buffer = buffer.split(settings.delimiter, 1)
+                    # Extra blank lines are no steps.
+                    buffer = buffer.lstrip("\n")
+                    if text.strip():
+                        step = common_pb2.Step(text=text.strip(), tokens=tokens)
+                        yield Written(step, _usage(chunk, total, started))
+                        tokens = 0
+                if chunk.finish_reason is not None:
+                    *whole, rest = buffer.split(settings.delimiter)
+                    for text in filter(str.strip, whole):
+                        yield Written(common_pb2.Step(text=text.strip()), _usage(chunk, total, started))
+                    if rest.strip() or chunk.finish_reason == "stop":
+                        yield Written(
+                            self._step(rest, tokens, chunk.finish_reason), _usage(chunk, total, started)
+                        )
+
+    def _step(self, text: str, tokens: int, finish_reason: str | None) -> common_pb2.Step:
+        """Reads off how a step ended. Without a stop string at its end, "stop" means end of sequence."""
+        settings = self._settings
+        body, mark, _ = text.partition(settings.think_close)
+        delimited = not mark and body.endswith(settings.delimiter)
+        return common_pb2.Step(
+            text=body.strip(),
+            tokens=tokens,
+            closes=bool(mark) or (finish_reason == "stop" and not delimited),
+            truncated=finish_reason == "length" and not mark and not delimited,
+        )
+
+
+def _usage(chunk: Chunk, tokens: int, started: float) -> common_pb2.Usage:
+    return common_pb2.Usage(
+        prompt_tokens=chunk.prompt_tokens,
+        output_tokens=tokens,
+        seconds=time.perf_counter() - started,
+    )

@@ -1,7 +1,7 @@
-"""A tiny vision-language model with random weights: a real LLaVA folder, made in a second, that says nothing sensible.
+"""A tiny vision-language model with random weights: a real LLaVA folder that says nothing sensible.
 
-The vocabulary is small: special tokens, the reasoning marks, a few words and every printable character, so that any prompt
-can be tokenised and generated text is of several kinds of token.
+The vocabulary is small: special tokens, the reasoning marks, a few words and every printable character,
+so that any prompt can be tokenised and generated text is of several kinds of token.
 """
 
 import string
@@ -35,8 +35,9 @@ WORDS = [
 IMAGE_SIDE = 16
 PATCH = 8
 TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}"
     "{% endif %}{% endfor %}{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>"
     "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}{% endif %}"
 )
@@ -71,7 +72,10 @@ def make_tiny_model(
     seed: int = 0,
     scale: float = 1.0,
 ) -> Path:
-    """Save the model, processor and chat template into `folder` and return it; the same seed gives the same weights."""
+    """Save the model, processor and chat template into `folder` and return it.
+
+    The same seed gives the same weights.
+    """
     tokenizer = tiny_tokenizer()
     text = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -1,6 +1,7 @@
 """Starts and stops a Triton Inference Server on this machine: the real one, from the `nvidia-pytriton` wheel.
 
-May touch: child processes of its own, a temporary folder, its own regions in /dev/shm. Knows nothing of torch or gRPC.
+May touch: child processes of its own, a temporary folder, its own regions in /dev/shm. Knows nothing of
+torch or gRPC.
 """
 
 import asyncio
@@ -28,8 +29,8 @@ _STARTED = {
     "http": re.compile(r"Started HTTPService"),
     "metrics": re.compile(r"Started Metrics Service"),
 }
-# Run between fork and exec, in an interpreter of its own: a hook in the forked process of a program with threads could
-# hang. The kernel then ends Triton (gracefully) when this program dies, however it dies.
+# Run between fork and exec, in an interpreter of its own: a hook in the forked process of a program with
+# threads could hang. The kernel then ends Triton (gracefully) when this program dies, however it dies.
 _DIE_WITH_PARENT = (
     "import ctypes, os, sys\n"
     "ctypes.CDLL(None).prctl(1, 15)\n"
@@ -45,8 +46,9 @@ class TritonStartError(RuntimeError):
 class TritonServer:
     """One Triton server with its models, as a child process.
 
-    `repository` is a Triton model repository, `models` the names to load (None: all). Ports of 0 are picked. The log goes
-    to `log_path` (None: a temporary file, kept only for the error message). Use as `async with`, or call start and stop.
+    `repository` is a Triton model repository, `models` the names to load (None: all). Ports of 0 are
+    picked. The log goes to `log_path` (None: a temporary file, kept only for the error message). Use as
+    `async with`, or call start and stop.
     """
 
     def __init__(
@@ -194,7 +196,10 @@ class TritonServer:
                     self._ports[name] = found.getsockname()[1]
 
     def _lay_out(self, wheel: Path, folder: Path) -> None:
-        """A backends folder as Triton wants it: real files, since it refuses links that lead out of a backend."""
+        """A backends folder as Triton wants it.
+
+        Real files, since it refuses links that lead out of a backend.
+        """
         python = folder / "backends" / "python"
         python.mkdir(parents=True)
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -247,7 +252,10 @@ class TritonServer:
         return environment
 
     async def stop(self) -> None:
-        """End Triton (TERM, then KILL) and remove what it leaves behind. May be called again, and after a failed start."""
+        """End Triton (TERM, then KILL) and remove what it leaves behind.
+
+        May be called again, and after a failed start.
+        """
         process, self._process = self._process, None
         try:
             if process is not None:
@@ -255,14 +263,13 @@ class TritonServer:
         finally:
             pump, self._pump = self._pump, None
             if pump is not None:
+                # All who could write are gone: this reads the rest up to the end.
+                await asyncio.wait({pump}, timeout=2)
                 pump.cancel()
                 await asyncio.gather(pump, return_exceptions=True)
             self._ready.clear()
-            for region in SHARED_MEMORY.glob(f"{self._prefix}*"):
-                region.unlink(missing_ok=True)
             folder, self._folder = self._folder, None
-            if folder is not None:
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(_clean, self._prefix, folder)
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         try:
@@ -272,10 +279,18 @@ class TritonServer:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(process.wait(), self._stop_seconds)
         finally:
-            # Whatever of its group is left: the server itself, or the models' processes of a server that crashed.
+            # Whatever of its group is left: the server itself, or the models' processes of a server that
+            # crashed.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+
+
+def _clean(prefix: str, folder: Path | None) -> None:
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wheel() -> Path:

@@ -1,6 +1,7 @@
-"""Settings of one model: `1/model.json` with vLLM's engine-argument names, and our own in `config.pbtxt`'s parameters.
+"""Settings of one model: `1/model.json` with vLLM's names, and our own in `config.pbtxt`'s parameters.
 
-Our own settings stand in `config.pbtxt`, where vLLM's backend ignores them, so that `model.json` stays valid for vLLM.
+Our own settings stand in `config.pbtxt`, where vLLM's backend ignores them, so that `model.json` stays
+valid for vLLM.
 """
 
 import json
@@ -11,7 +12,8 @@ from typing import Any
 from .errors import ConfigError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-# Engine arguments of vLLM that steer its GPU memory and compilation: right in a model.json, without meaning here.
+# Engine arguments of vLLM that steer its GPU memory and compilation: right in a model.json, without meaning
+# here.
 VLLM_ONLY = frozenset(
     {"gpu_memory_utilization", "enforce_eager", "disable_log_stats", "tensor_parallel_size"}
 )
@@ -55,7 +57,10 @@ class ModelSettings:
 
     @classmethod
     def load(cls, version_folder: Path) -> "ModelSettings":
-        """Read `model.json`; raises ConfigError for a missing file, an unknown key or a value of the wrong type."""
+        """Read `model.json`.
+
+        Raises ConfigError for a missing file, an unknown key or a value of the wrong type.
+        """
         path = version_folder / "model.json"
         try:
             values: dict[str, Any] = json.loads(path.read_text())
@@ -78,7 +83,7 @@ class ModelSettings:
 
 
 def _check_type(path: Path, name: str, kind: Any, value: object) -> None:
-    wanted = {int: int, bool: bool, str: str, Path: str, int | None: (int, type(None))}.get(kind, dict)
+    wanted: Any = {int: int, bool: bool, str: str, Path: str, int | None: (int, type(None))}.get(kind, dict)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise ConfigError(f"{path}: {name} has a value of the wrong type: {value!r}")
 

@@ -1,8 +1,9 @@
-"""The scheduler: one thread that admits, prefills and decodes all requests of a model, an iteration at a time.
+"""The scheduler: one thread that admits, prefills and decodes all requests of a model by iterations.
 
-An iteration first computes what scores need (one token with log-probabilities: someone waits for a verdict), then pieces of
-other prompts, all within a budget of tokens, then one decode step for every active request. Before each forward the
-engine looks whether the request was cancelled, so that a cancelled request costs at most the forward that is under way.
+An iteration first computes what scores need (one token with log-probabilities: someone waits for a
+verdict), then pieces of other prompts, all within a budget of tokens, then one decode step for every
+active request. Before each forward the engine looks whether the request was cancelled, so that a
+cancelled request costs at most the forward that is under way.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +25,8 @@ from .request import Request, Sink
 from .runner import Runner
 from .sequence import Sequence
 
-REPORT_SECONDS = 0.25
+# How often counts are passed on at most: each time costs several calls across processes.
+REPORT_SECONDS = 0.05
 # Cancellation of requests that wait costs no forward: a few are looked at in each iteration, in turn.
 WAITING_CHECKS = 16
 
@@ -44,7 +47,10 @@ class EngineCounts:
 
 
 class Engine:
-    """Serves requests with one runner. `submit` may be called from any thread; all else happens in the engine's own."""
+    """Serves requests with one runner.
+
+    `submit` may be called from any thread; all else happens in the engine's own.
+    """
 
     def __init__(
         self,
@@ -59,7 +65,8 @@ class Engine:
         self._settings = settings
         self._max_queue = host.max_queue_size
         self._report = report
-        self._reported = (0, 0, 0.0)
+        self._reported_at = 0.0
+        self._dirty = False
         self.counts = EngineCounts()
         self._wake = threading.Condition()
         self._inbox: deque[Sequence] = deque()
@@ -97,17 +104,11 @@ class Engine:
         return max(0, self._settings.max_num_seqs - len(self._running))
 
     def _run(self) -> None:
-        # Inference mode for the whole thread: entering it for every forward would cost as much as a small operation.
+        # Inference mode for the whole thread: entering it for every forward would cost as much as a small
+        # operation.
         with torch.inference_mode():
             while True:
-                with self._wake:
-                    while not (
-                        self._inbox or self._waiting or self._scores or self._running or self._stopping
-                    ):
-                        self._wake.wait()
-                    arrived = list(self._inbox)
-                    self._inbox.clear()
-                    stopping = self._stopping
+                arrived, stopping = self._next_arrivals()
                 if stopping:
                     self._fail_all(arrived, OverloadedError("the model is being unloaded"))
                     return
@@ -116,6 +117,23 @@ class Engine:
                 except Exception as error:
                     log.exception("the engine broke; failing all its requests")
                     self._fail_all(arrived, error)
+
+    def _next_arrivals(self) -> tuple[list[Sequence], bool]:
+        """What has arrived; sleeps while there is nothing to do, after a last report of the state of rest."""
+        with self._wake:
+            while not (self._inbox or self._waiting or self._scores or self._running or self._stopping):
+                due = self._report_due()
+                if due is not None and due <= 0:
+                    self._wake.release()
+                    try:
+                        self._note()
+                    finally:
+                        self._wake.acquire()
+                else:
+                    self._wake.wait(due)
+            arrived = list(self._inbox)
+            self._inbox.clear()
+            return arrived, self._stopping
 
     def _iterate(self, arrived: Iterable[Sequence]) -> None:
         for sequence in arrived:
@@ -148,7 +166,7 @@ class Engine:
     def _prefill_all(self, sequences: list[Sequence], budget: int) -> int:
         for sequence in sequences:
             while budget > 0 and not sequence.prefilled and sequence.finish_reason is None:
-                budget -= self._guard(sequence, lambda found, room=budget: self._prefill(found, room))
+                budget -= self._guard(sequence, partial(self._prefill, budget=budget))
         return budget
 
     def _guard(self, sequence: Sequence, work: Callable[[Sequence], int]) -> int:
@@ -179,7 +197,8 @@ class Engine:
         self.counts.prompt_tokens += count
         if logits is not None:
             sequence.prefilled = True
-            # Others that share the prompt need not wait for this one's end. A score ends at once and shares then.
+            # Others that share the prompt need not wait for this one's end. A score ends at once and shares
+            # then.
             if sequence.limit > 1:
                 self._runner.share(state, state.prompt.key)
             self._take(sequence, logits)
@@ -234,12 +253,20 @@ class Engine:
         with contextlib.suppress(Exception):
             self._note()
 
+    def _report_due(self) -> float | None:
+        """Seconds until something new is to be reported; None when all is."""
+        return None if not self._dirty else self._reported_at + REPORT_SECONDS - time.monotonic()
+
     def _note(self) -> None:
-        """Report the counts when requests came or went, and now and then while they run."""
-        active, waiting = len(self._scores) + len(self._running), len(self._waiting)
+        """Report the counts, unless that was done a moment ago."""
+        self._dirty = True
         now = time.monotonic()
-        changed = (active, waiting) != self._reported[:2]
-        if changed or now - self._reported[2] >= REPORT_SECONDS or not active:
-            self._reported = (active, waiting, now)
-            self.counts.active, self.counts.waiting = active, waiting
-            self._report(self.counts)
+        if now - self._reported_at >= REPORT_SECONDS:
+            self._dirty = False
+            self._reported_at = now
+            self.counts.active = len(self._scores) + len(self._running)
+            self.counts.waiting = len(self._waiting)
+            try:
+                self._report(self.counts)
+            except Exception:
+                log.exception("the counts could not be reported")

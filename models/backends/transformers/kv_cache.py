@@ -1,7 +1,7 @@
 """Keys and values of sequences: an arena per sequence, and the store that shares prefixes between them.
 
-An arena is append-only: what it holds below a stored entry's length never changes, so an entry may be read while the
-sequence that wrote it decodes on.
+An arena is append-only: what it holds below a stored entry's length never changes, so an entry may be
+read while the sequence that wrote it decodes on.
 """
 
 from collections import OrderedDict
@@ -30,7 +30,10 @@ class Layout:
 
 
 class Arena:
-    """Keys and values of one sequence: `buffer` is (layers, 2, 1, heads, capacity, dim), `used` tokens are written."""
+    """Keys and values of one sequence.
+
+    `buffer` is (layers, 2, 1, heads, capacity, dim), `used` tokens are written.
+    """
 
     __slots__ = ("buffer", "layout", "used", "writing")
 
@@ -38,7 +41,8 @@ class Arena:
         self.layout = layout
         self.buffer = self._allocate(capacity)
         self.used = 0
-        # One sequence at most appends; when it has ended, another that continues exactly there may go on in place.
+        # One sequence at most appends; when it has ended, another that continues exactly there may go on in
+        # place.
         self.writing = True
 
     def _allocate(self, capacity: int) -> torch.Tensor:
@@ -86,7 +90,10 @@ class _ArenaLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def cache_over(arena: Arena) -> Cache:
-    """A transformers Cache that continues `arena` where it stands; to be made anew when the arena has grown."""
+    """A transformers Cache that continues `arena` where it stands.
+
+    To be made anew when the arena has grown.
+    """
     return Cache(layers=[_ArenaLayer(arena, index) for index in range(arena.layout.layers)])
 
 
@@ -99,7 +106,10 @@ class _Entry:
 
 @dataclass(slots=True)
 class StoreCounts:
-    """What the store has done so far: look-ups, look-ups that found something, tokens reused, entries put out."""
+    """What the store has done so far.
+
+    Look-ups, look-ups that found something, tokens reused, entries put out.
+    """
 
     queries: int = 0
     hits: int = 0
@@ -116,7 +126,10 @@ def common_prefix(left: Key, right: Key) -> int:
 
 
 class PrefixStore:
-    """Keys and values of ended (or prefilled) sequences by their token ids; the least recently used go first."""
+    """Keys and values of ended (or prefilled) sequences by their token ids.
+
+    The least recently used go first.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -129,7 +142,10 @@ class PrefixStore:
         return len(self._entries)
 
     def put(self, key: Key, arena: Arena) -> None:
-        """Share the first len(key) tokens of `arena`; entries that are prefixes of it have no more to give."""
+        """Share the first len(key) tokens of `arena`.
+
+        Entries that are prefixes of it have no more to give.
+        """
         if self._limit == 0 or len(key) == 0:
             return
         for number, entry in list(self._entries.items()):
@@ -152,7 +168,10 @@ class PrefixStore:
         self.bytes -= self._entries.pop(number).buffer.nbytes
 
     def find(self, key: Key, usable: int) -> tuple[int, _Entry | None]:
-        """The longest stored prefix of `key`, at most `usable` tokens: its length and the entry that holds it."""
+        """The longest stored prefix of `key`, at most `usable` tokens.
+
+        Its length and the entry that holds it.
+        """
         best, best_number = 0, -1
         for number, entry in reversed(self._entries.items()):
             common = min(common_prefix(entry.key, key), usable)
@@ -166,7 +185,10 @@ class PrefixStore:
         return best, self._entries[best_number]
 
     def open(self, key: Key, length: int, entry: _Entry | None, layout: Layout, capacity: int) -> Arena:
-        """An arena to write on from `length` tokens of `entry`: the entry's own where nothing stands behind them."""
+        """An arena to write on from `length` tokens of `entry`.
+
+        The entry's own where nothing stands behind them.
+        """
         self.counts.queries += 1
         if entry is None or length == 0:
             return Arena(layout, capacity)

@@ -1,6 +1,7 @@
 """Triton's side of the backend: tensors in and out, and nothing that computes.
 
-Speaks the tensors of Triton's vLLM backend, so that `backend: "vllm"` in a model's config is all that changes on a GPU.
+Speaks the tensors of Triton's vLLM backend, so that `backend: "vllm"` in a model's config is all that
+changes on a GPU.
 """
 
 import gc
@@ -15,17 +16,17 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 if TYPE_CHECKING:
-    from models.backends.transformers import config, engine, errors, metrics, prompt, request, runner
+    from models.backends.transformers import config, courier, engine, errors, metrics, prompt, request, runner
 else:
-    # Triton loads this file by its path, from a folder that shares its name with Hugging Face's library: the modules
-    # beside it are imported as a package with a name of its own.
+    # Triton loads this file by its path, from a folder that shares its name with Hugging Face's library:
+    # the modules beside it are imported as a package with a name of its own.
     _FOLDER = Path(__file__).resolve().parent
     _spec = importlib.util.spec_from_file_location(
         "dreamr_backend", _FOLDER / "__init__.py", submodule_search_locations=[str(_FOLDER)]
     )
     sys.modules["dreamr_backend"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["dreamr_backend"])
-    from dreamr_backend import config, engine, errors, metrics, prompt, request, runner
+    from dreamr_backend import config, courier, engine, errors, metrics, prompt, request, runner
 
 INPUTS = {
     "text_input": ("TYPE_STRING", [1], False),
@@ -50,8 +51,8 @@ OUTPUTS = {
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
-def _code(error: Exception) -> int:
-    codes: dict[type[Exception], int] = {
+def _code(error: Exception) -> Any:
+    codes: dict[type[Exception], Any] = {
         errors.InvalidRequestError: pb_utils.TritonError.INVALID_ARG,
         errors.OverloadedError: pb_utils.TritonError.UNAVAILABLE,
         errors.CancelledRequestError: pb_utils.TritonError.CANCELLED,
@@ -65,7 +66,10 @@ def _fail(sender: Any, error: Exception) -> None:
 
 
 def _first(triton_request: Any, name: str) -> Any:
-    """The only element of an input; None when it was not given. Raises InvalidRequestError for an empty tensor."""
+    """The only element of an input.
+
+    None when it was not given. Raises InvalidRequestError for an empty tensor.
+    """
     tensor = pb_utils.get_input_tensor_by_name(triton_request, name)
     if tensor is None:
         return None
@@ -79,33 +83,28 @@ def _strings(*values: str) -> Any:
     return np.array([value.encode() for value in values], dtype=np.object_)
 
 
-class ResponseSink:
+class TritonReceiver:
     """Sends one request's outputs through its Triton response sender."""
 
-    __slots__ = ("_model", "_returns", "_sender")
+    __slots__ = ("_model", "_sender", "returns")
 
     def __init__(self, model: "TritonPythonModel", triton_request: Any) -> None:
         self._model = model
         self._sender = triton_request.get_response_sender()
-        self._returns = frozenset(
+        self.returns = frozenset(
             name.removeprefix("return_")
             for name in INPUTS
             if name.startswith("return_") and _first(triton_request, name)
         )
 
-    @property
-    def wants_cumulative_logprob(self) -> bool:
-        """Whether the caller asked for `cumulative_logprob`."""
-        return "cumulative_logprob" in self._returns
-
-    def cancelled(self) -> bool:
+    def is_cancelled(self) -> bool:
         """Whether the caller has cancelled or left."""
         return bool(self._sender.is_cancelled())
 
-    def send(self, output: "request.Output") -> None:
+    def deliver(self, output: "request.Output") -> None:
         """One response, with the outputs that were asked for."""
         tensors = [pb_utils.Tensor("text_output", _strings(output.text))]
-        returns = self._returns
+        returns = self.returns
         if returns:
             if "finish_reason" in returns:
                 tensors.append(pb_utils.Tensor("finish_reason", _strings(str(output.finish_reason))))
@@ -123,7 +122,7 @@ class ResponseSink:
         flags = 0 if output.finish_reason is None else FINAL
         self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
 
-    def fail(self, error: Exception) -> None:
+    def deliver_error(self, error: Exception) -> None:
         """End with an error and the code that fits it."""
         _fail(self._sender, error)
 
@@ -149,7 +148,10 @@ class TritonPythonModel:
         return auto_complete_model_config
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model and start its engine; an exception here is the reason that Triton gives for not loading."""
+        """Load the model and start its engine.
+
+        An exception here is the reason that Triton gives for not loading.
+        """
         model_config = json.loads(args["model_config"])
         host = config.HostSettings.load(model_config.get("parameters", {}))
         settings = config.ModelSettings.load(Path(pb_utils.get_model_dir()))
@@ -171,10 +173,13 @@ class TritonPythonModel:
         # What has been loaded stays: a collector that walks it again and again would stall the engine.
         gc.collect()
         gc.freeze()
+        self._courier = courier.Courier()
+        self._courier.start()
         self._engine.start()
         pb_utils.Logger.log_info(
-            f"{args['model_name']}: {settings.model.name} on {device}, max_model_len {self._runner.max_model_len}, "
-            f"prefix sharing {'on' if self._runner.layout is not None else 'off: its cache cannot be cut'}"
+            f"{args['model_name']}: {settings.model.name} on {device}, "
+            f"max_model_len {self._runner.max_model_len}, "
+            f"prefix sharing {'off: its cache cannot be cut' if self._runner.layout is None else 'on'}"
         )
 
     @staticmethod
@@ -194,9 +199,12 @@ class TritonPythonModel:
         """Hand requests to the engine; answers come from its thread."""
         for triton_request in requests:
             try:
-                sink = ResponseSink(self, triton_request)
+                receiver = TritonReceiver(self, triton_request)
+                sink = courier.CourierSink(
+                    self._courier, receiver, wants_cumulative_logprob="cumulative_logprob" in receiver.returns
+                )
                 self._engine.submit(self._parse(triton_request), sink)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - nothing may leave a request without an answer
                 if not isinstance(error, errors.RequestError):
                     pb_utils.Logger.log_error(f"a request could not be taken: {traceback.format_exc()}")
                 _fail(triton_request.get_response_sender(), error)
@@ -215,7 +223,10 @@ class TritonPythonModel:
         return request.Request.parse(raw, self._limits)
 
     def logprobs_json(self, output: "request.Output") -> str:
-        """Log-probabilities in the form of vLLM's backend: one map a token; `null` where none were asked for."""
+        """Log-probabilities in the form of vLLM's backend.
+
+        One map a token; `null` where none were asked for.
+        """
         if not output.logprobs:
             return "null"
         text_of = self._runner.token_text
@@ -232,3 +243,4 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Stop the engine; what is under way fails with UNAVAILABLE."""
         self._engine.stop()
+        self._courier.stop()

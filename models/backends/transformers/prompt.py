@@ -1,4 +1,8 @@
-"""Prompts: text and images of a request turned into token ids and the model's other inputs, each image processed once."""
+"""Prompts.
+
+Text and images of a request turned into token ids and the model's other inputs, each image processed
+once.
+"""
 
 import base64
 import binascii
@@ -42,7 +46,10 @@ class Prompt:
     features: dict[str, torch.Tensor]
 
     def usable_prefix(self, common: int) -> int:
-        """How much of a stored prefix can be reused: all images or none, and at least one token is left to compute."""
+        """How much of a stored prefix can be reused.
+
+        All images or none, and at least one token is left to compute.
+        """
         usable = min(common, len(self.ids) - 1)
         return self.images_start if self.images_start < usable < self.images_end else usable
 
@@ -76,7 +83,8 @@ def open_image(index: int, image: EncodedImage, max_pixels: int) -> Image.Image:
                 width, height = opened.size
                 if width * height > max_pixels:
                     raise InvalidRequestError(
-                        f"image: image {index} has {width}x{height} pixels, more than the {max_pixels} that are allowed"
+                        f"image: image {index} has {width}x{height} pixels, "
+                        f"more than the {max_pixels} that are allowed"
                     )
                 return opened.convert("RGB")
     except InvalidRequestError:
@@ -88,8 +96,8 @@ def open_image(index: int, image: EncodedImage, max_pixels: int) -> Image.Image:
 class PromptEncoder:
     """Encodes prompts with a model's tokenizer or processor.
 
-    What stands up to the last image of a prompt (its head) is kept by content, so that the many prompts that extend one
-    another process their images once; the rest is tokenised each time, which is cheap.
+    What stands up to the last image of a prompt (its head) is kept by content, so that the many prompts
+    that extend one another process their images once; the rest is tokenised each time, which is cheap.
     """
 
     def __init__(
@@ -101,7 +109,8 @@ class PromptEncoder:
         self._max_pixels = max_pixels
         self._placeholder: str | None = getattr(processor, "image_token", None)
         self._heads: OrderedDict[bytes, tuple[list[int], dict[str, torch.Tensor]]] = OrderedDict()
-        # Some processors write more around an image than its tokens; then heads cannot be kept apart from the rest.
+        # Some processors write more around an image than its tokens; then heads cannot be kept apart from
+        # the rest.
         self._splittable = self._placeholder is not None
 
     def encode(self, text: str, images: tuple[EncodedImage, ...]) -> Prompt:
@@ -111,7 +120,8 @@ class PromptEncoder:
         placeholders = text.count(self._placeholder) if self._placeholder else 0
         if self._placeholder and placeholders != len(images):
             raise InvalidRequestError(
-                f"image: {len(images)} image(s) for {placeholders} placeholder(s) {self._placeholder} in text_input"
+                f"image: {len(images)} image(s) for {placeholders} placeholder(s) "
+                f"{self._placeholder} in text_input"
             )
         if not images:
             ids = self._tokens(text, first=True)
@@ -142,7 +152,8 @@ class PromptEncoder:
         if self._splittable:
             tail = self._tokens(text[cut:], first=False)
             head_ids = ids[: len(ids) - len(tail)]
-            # Holds for placeholders that are tokens of their own; where it does not, every prompt is processed whole.
+            # Holds for placeholders that are tokens of their own; where it does not, every prompt is
+            # processed whole.
             self._splittable = head_ids + tail == ids and head_ids[-1:] == [self._image_token_id]
             if self._splittable and all(value.shape[:2] != (1, len(ids)) for value in features.values()):
                 self._heads[name] = (head_ids, features)

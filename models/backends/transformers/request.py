@@ -23,7 +23,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A request's tensors as plain values, by the names of the vLLM backend's inputs; None is what was not given."""
+    """A request's tensors as plain values, by the names of the vLLM backend's inputs.
+
+    None is what was not given.
+    """
 
     text_input: bytes
     image: Sequence[bytes] = ()
@@ -54,11 +57,13 @@ class Request:
         if len(text) > (most := limits.max_model_len * MAX_TEXT_CHARS_PER_TOKEN):
             # Long before it is tokenised: such a text cannot fit.
             raise InvalidRequestError(
-                f"text_input: {len(text)} characters, more than the {most} that can fit max_model_len {limits.max_model_len}"
+                f"text_input: {len(text)} characters, more than the {most} that can fit "
+                f"max_model_len {limits.max_model_len}"
             )
         if raw.stream and raw.exclude_input_in_output is False:
             raise InvalidRequestError("exclude_input_in_output must not be false with stream")
-        # As in vLLM's backend: without the tensor, a stream leaves the input out and a single response holds it.
+        # As in vLLM's backend: without the tensor, a stream leaves the input out and a single response
+        # holds it.
         exclude = raw.stream if raw.exclude_input_in_output is None else raw.exclude_input_in_output
         parameters = raw.sampling_parameters
         return cls(
@@ -85,13 +90,19 @@ class Output:
     cumulative_logprob: float = 0.0
     logprobs: list[TokenLogprobs] = field(default_factory=list)
 
+    def extend(self, later: "Output") -> None:
+        """Take in the response that follows this one."""
+        self.text += later.text
+        self.new_tokens += later.new_tokens
+        self.finish_reason = later.finish_reason
+        self.cumulative_logprob = later.cumulative_logprob
+        self.logprobs = [*self.logprobs, *later.logprobs]
+
 
 class Sink(Protocol):
-    """Where a request's outputs go; called by the engine's thread only."""
+    """Where a request's outputs go; called by the engine's thread only, and must not keep it waiting."""
 
-    @property
-    def wants_cumulative_logprob(self) -> bool:
-        """Whether log-probabilities of sampled tokens are to be summed."""
+    wants_cumulative_logprob: bool
 
     def cancelled(self) -> bool:
         """Whether the caller has cancelled or left."""

@@ -28,7 +28,10 @@ ROOM = 64  # tokens of answer for which a sequence's arena has room before it mu
 
 @dataclass(slots=True)
 class SequenceState:
-    """Where one sequence stands in the model: `length` tokens are computed, in `arena` where the layout allows."""
+    """Where one sequence stands in the model.
+
+    `length` tokens are computed, in `arena` where the layout allows.
+    """
 
     prompt: Prompt
     length: int
@@ -77,7 +80,10 @@ class Runner:
 
     @torch.inference_mode()
     def _find_layout(self) -> Layout | None:
-        """The cache's shape, from one token's real cache; None where it cannot be cut (sliding windows, states)."""
+        """The cache's shape, from one token's real cache.
+
+        None where it cannot be cut (sliding windows, states).
+        """
         cache = DynamicCache(config=self._text_config)
         self._call(torch.zeros((1, 1), dtype=torch.long, device=self.device), cache)
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
@@ -127,8 +133,9 @@ class Runner:
 
     @torch.inference_mode()
     def prefill(self, state: SequenceState, budget: int) -> tuple[int, torch.Tensor | None]:
-        """Compute up to `budget` more tokens of the prompt: how many, and at the prompt's end the logits (vocabulary,).
+        """Compute up to `budget` more tokens of the prompt.
 
+        Returns how many, and at the prompt's end the logits (vocabulary,) of what follows it.
         All images go in one piece, so a piece with images may be longer than the budget.
         """
         prompt, start = state.prompt, state.length
@@ -194,7 +201,8 @@ class Runner:
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Text of some token ids, special tokens left out."""
-        # The tokenizer in Rust, where there is one, without transformers' wrapping: this runs for every token.
+        # The tokenizer in Rust, where there is one, without transformers' wrapping: this runs for every
+        # token.
         decode = self._rust.decode if self._rust is not None else self.tokenizer.decode
         text: str = decode(ids, skip_special_tokens=True)
         return text

@@ -105,14 +105,18 @@ def _stops(value: object) -> tuple[str, ...]:
         raise InvalidRequestError("sampling_parameters: stop must be a non-empty string or a list of them")
     if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP_CHARS for stop in stops):
         raise InvalidRequestError(
-            f"sampling_parameters: stop takes at most {MAX_STOPS} strings of at most {MAX_STOP_CHARS} characters"
+            f"sampling_parameters: stop takes at most {MAX_STOPS} strings "
+            f"of at most {MAX_STOP_CHARS} characters"
         )
     return tuple(stops)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Raw log-probabilities at one output position: (token id, logprob, rank from 1), the sampled token first."""
+    """Raw log-probabilities at one output position.
+
+    (token id, logprob, rank from 1), the sampled token first.
+    """
 
     entries: tuple[tuple[int, float, int], ...]
 

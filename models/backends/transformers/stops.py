@@ -1,4 +1,7 @@
-"""Text as it is generated: tokens become text incrementally, stop strings end it, and nothing is shown too early."""
+"""Text as it is generated.
+
+Tokens become text incrementally, stop strings end it, and nothing is shown too early.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,8 +9,8 @@ from collections.abc import Callable, Sequence
 class Detokenizer:
     """Turns token ids into text one at a time; holds back bytes of an unfinished character.
 
-    `decode` maps ids to text. The tokens around the end of the text are decoded together, since a tokenizer may write a
-    token otherwise at the start of a text than within it.
+    `decode` maps ids to text. The tokens around the end of the text are decoded together, since a
+    tokenizer may write a token otherwise at the start of a text than within it.
     """
 
     __slots__ = ("_decode", "_known", "_pending", "_prefix_length", "_window")
@@ -47,7 +50,10 @@ class StopText:
         self.stopped_by: str | None = None
 
     def push(self, added: str, active: bool = True) -> bool:
-        """Append text; True when a stop string ended it (the text is cut there). Not `active`: too early to stop."""
+        """Append text.
+
+        True when a stop string ended it (the text is cut there). Not `active`: too early to stop.
+        """
         if not added:
             return False
         search_from = max(0, len(self.text) - self._longest + 1)

@@ -1,0 +1,45 @@
+"""Checks of fields that several services share. Each error names the field and its limit."""
+
+import math
+from typing import Any
+
+import grpc
+
+from dreamr.v1 import common_pb2
+from services.common.errors import InvalidRequestError
+from services.common.triton import Sampling
+
+MAX_TEMPERATURE = 2.0
+
+
+def check_range(field: str, value: float, low: float, high: float) -> None:
+    """Raises InvalidRequestError unless `low <= value <= high`; NaN never is."""
+    if not low <= value <= high:
+        raise InvalidRequestError.of(field, f"must be within {low:g}..{high:g}, not {value:g}")
+
+
+def check_sampling(message: common_pb2.Sampling) -> Sampling:
+    """The sampling of a request, checked."""
+    temperature = message.temperature
+    check_range("sampling.temperature", temperature, 0, MAX_TEMPERATURE)
+    top_p = message.top_p if message.HasField("top_p") else 1.0
+    if not 0 < top_p <= 1:
+        raise InvalidRequestError.of("sampling.top_p", f"must be above 0 and at most 1, not {top_p:g}")
+    seed = message.seed if message.HasField("seed") else None
+    if seed is not None and seed >= 1 << 63:
+        raise InvalidRequestError.of("sampling.seed", "must be below 2^63")
+    return Sampling(temperature, top_p, seed)
+
+
+def check_context(context: common_pb2.Context) -> None:
+    """A context has a question."""
+    if not context.question.strip():
+        raise InvalidRequestError.of("context.question", "must not be empty")
+
+
+def seconds_left(context: grpc.aio.ServicerContext[Any, Any], most: float) -> float:
+    """The deadline of a call in seconds from now, to pass on; `most` where the caller set none."""
+    left = context.time_remaining()
+    if left is None or math.isinf(left):
+        return most
+    return max(0.001, min(left, most))

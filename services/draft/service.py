@@ -1,0 +1,56 @@
+"""DraftService: continues a context and streams whole steps."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from dreamr.v1 import draft_pb2, draft_pb2_grpc
+from services.common import logs
+from services.common.pair import ReasoningSettings
+from services.common.prompts import Prompts
+from services.common.steps import StepWriter
+from services.common.validation import check_context, check_range, check_sampling, seconds_left
+
+MAX_STEPS = 64
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class DraftService(draft_pb2_grpc.DraftServiceServicer):
+    """Serves `dreamr.v1.DraftService` with one model."""
+
+    def __init__(
+        self, writer: StepWriter, prompts: Prompts, settings: ReasoningSettings, max_seconds: float
+    ) -> None:
+        self._writer = writer
+        self._prompts = prompts
+        self._settings = settings
+        self._max_seconds = max_seconds
+
+    async def Draft(  # noqa: N802 - the name is the proto's
+        self, request: draft_pb2.DraftRequest, context: Context
+    ) -> AsyncIterator[draft_pb2.DraftResponse]:
+        """One request to Triton a step: the engine's prefix cache makes the growing prompt cheap."""
+        ahead = request.context
+        logs.bind_session(ahead.session_id)
+        check_context(ahead)
+        check_range("max_steps", request.max_steps, 1, MAX_STEPS)
+        limit = self._settings.max_step_tokens
+        max_tokens = request.max_step_tokens if request.HasField("max_step_tokens") else limit
+        check_range("max_step_tokens", max_tokens, 1, 4096)
+        sampling = check_sampling(request.sampling)
+        images = [image.data for image in ahead.images]
+        steps = list(ahead.steps)
+        for _ in range(request.max_steps):
+            written = await self._writer.write(
+                self._prompts.reasoning(ahead.question, len(images), steps),
+                images,
+                sampling,
+                max_tokens=max_tokens,
+                seconds=seconds_left(context, self._max_seconds),
+            )
+            yield draft_pb2.DraftResponse(step=written.step, usage=written.usage)
+            if written.step.closes or written.step.truncated:
+                return
+            steps.append(written.step.text)

@@ -1,0 +1,1 @@
+"""The large model whose accuracy is kept."""

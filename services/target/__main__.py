@@ -1,0 +1,42 @@
+"""`python -m services.target`"""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from dreamr.v1 import target_pb2_grpc
+from services.common.pair import Pair
+from services.common.prompts import Prompts
+from services.common.server import Probe, run
+from services.common.triton import TritonModel
+from services.target.service import TargetService
+from services.target.settings import TargetSettings
+
+
+def main() -> None:
+    """Serves until told to stop."""
+    settings = TargetSettings.load(sys.argv[1:])
+
+    @asynccontextmanager
+    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Probe]:
+        pair = Pair.load(settings.pair)
+        model = TritonModel(settings.triton, pair.target.triton_model)
+        try:
+            service = TargetService(
+                model,
+                Prompts(pair.target.template, pair.reasoning),
+                pair.reasoning,
+                settings.max_call_seconds,
+            )
+            target_pb2_grpc.add_TargetServiceServicer_to_server(service, server)
+            yield model.probe
+        finally:
+            await model.close()
+
+    run(settings, "dreamr.v1.TargetService", open_service)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Judges candidates by evidence from the target."""

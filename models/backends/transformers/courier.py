@@ -15,7 +15,7 @@ from typing import Protocol
 from .request import Output
 
 # The engine asks before every forward; Triton is asked at most this often for one request.
-CHECK_SECONDS = 0.001
+CHECK_SECONDS = 0.003
 
 log = logging.getLogger(__name__)
 

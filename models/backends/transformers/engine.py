@@ -144,9 +144,9 @@ class Engine:
         budget = self._settings.max_num_batched_tokens
         budget = self._prefill_all(self._scores, budget)
         budget = self._prefill_all(self._running, budget)
-        for sequence in self._running:
-            if sequence.prefilled and sequence.finish_reason is None:
-                self._guard(sequence, self._decode)
+        self._decode_all(
+            [found for found in self._running if found.prefilled and found.finish_reason is None]
+        )
         self._scores = [sequence for sequence in self._scores if sequence.finish_reason is None]
         self._running = [sequence for sequence in self._running if sequence.finish_reason is None]
         self._note()
@@ -204,10 +204,31 @@ class Engine:
             self._take(sequence, logits)
         return count
 
-    def _decode(self, sequence: Sequence) -> int:
-        assert sequence.state is not None
-        self._take(sequence, self._runner.decode(sequence.state, sequence.tokens[-1]))
-        return 1
+    def _decode_all(self, sequences: list[Sequence]) -> None:
+        """One step for all of `sequences` that were not cancelled; a failed step fails them all."""
+        going = []
+        for sequence in sequences:
+            if sequence.sink.cancelled():
+                self._end(sequence, CancelledRequestError("cancelled"))
+            elif sequence.state is not None:
+                going.append((sequence, sequence.state))
+        if not going:
+            return
+        try:
+            logits = self._runner.decode(
+                [state for _, state in going], [sequence.tokens[-1] for sequence, _ in going]
+            )
+        except Exception as error:
+            log.exception("a decode step failed")
+            for sequence, _ in going:
+                self._end(sequence, error)
+            return
+        for (sequence, _), row in zip(going, logits, strict=True):
+            try:
+                self._take(sequence, row)
+            except Exception as error:
+                log.exception("a request failed in the engine")
+                self._end(sequence, error)
 
     def _take(self, sequence: Sequence, logits: torch.Tensor) -> None:
         sequence.take(self._runner, logits)

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 Key = npt.NDArray[np.int64]
 
 GROWTH = 1.5
+BLOCK = 64  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Arena:
         self.writing = True
 
     def _allocate(self, capacity: int) -> torch.Tensor:
+        # Whole blocks: buffers of few sizes, so that memory given back is found again without new pages.
+        capacity = -(-capacity // BLOCK) * BLOCK
         shape = (self.layout.layers, 2, 1, self.layout.heads, capacity, self.layout.dim)
         return torch.empty(shape, dtype=self.layout.dtype, device=self.layout.device)
 

@@ -104,6 +104,11 @@ class PromptEncoder:
         self, tokenizer: Any, processor: Any | None, image_token_id: int | None, max_pixels: int
     ) -> None:
         self._tokenizer = tokenizer
+        # Without transformers' wrapping, which costs more than the work; a saved file may ask for padding.
+        self._rust: Any | None = getattr(tokenizer, "backend_tokenizer", None)
+        if self._rust is not None:
+            self._rust.no_padding()
+            self._rust.no_truncation()
         self._processor = processor
         self._image_token_id = image_token_id
         self._max_pixels = max_pixels
@@ -133,6 +138,9 @@ class PromptEncoder:
         # A chat template may have written the first token of the sequence itself: never twice.
         bos = self._tokenizer.bos_token
         special = first and not (bos and text.startswith(bos))
+        if self._rust is not None:
+            found: list[int] = self._rust.encode(text, add_special_tokens=special).ids
+            return found
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
         return ids
 

@@ -20,7 +20,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from .config import ModelSettings
 from .errors import ConfigError
-from .kv_cache import Arena, Key, Layout, PrefixStore, cache_over
+from .fused import FusedLlama, agree, fuse
+from .kv_cache import Arena, Key, Layout, PrefixStore, StoreCounts, cache_over
 from .prompt import Prompt
 
 ROOM = 64  # tokens of answer for which a sequence's arena has room before it must grow
@@ -37,6 +38,7 @@ class SequenceState:
     length: int
     cache: Cache
     arena: Arena | None
+    cache_end: int = 0
     positions: torch.Tensor | None = None
     offset: int = 0
 
@@ -76,6 +78,7 @@ class Runner:
         self._rope_index = getattr(getattr(self._model, "model", None), "get_rope_index", None)
         self.store = PrefixStore(settings.kv_cache_memory_bytes if settings.enable_prefix_caching else 0)
         self.layout = self._find_layout()
+        self._fused: FusedLlama | None = None
         self._warm_up()
 
     @torch.inference_mode()
@@ -97,14 +100,24 @@ class Runner:
         return Layout(len(cache.layers), keys.shape[1], keys.shape[3], keys.dtype, keys.device)
 
     def _warm_up(self) -> None:
-        """Run a short prompt and a decode step, so that the first request does not pay for first calls."""
-        ids = (0,) * 8
-        prompt = Prompt(ids, np.zeros(8, dtype=np.int64), 0, 0, {})
+        """Run a short prompt and a decode step, so that the first request does not pay for first calls.
+
+        Then again the short way, if there is one for this model; it is used from now on if the results agree.
+        """
+        plain = self._try_out()
+        if self.layout is not None:
+            with torch.inference_mode():
+                self._fused = fuse(self._model, self.max_model_len)
+            if self._fused is not None and not all(map(agree, self._try_out(), plain)):
+                self._fused = None
+
+    def _try_out(self) -> list[torch.Tensor]:
+        ids = tuple(range(min(8, self.vocabulary)))
+        prompt = Prompt(ids, np.array(ids, dtype=np.int64), 0, 0, {})
         state = self.open(prompt, 2)
-        self.prefill(state, 256)
-        self.decode(state, 0)
-        self.store.clear()
-        self.store.counts.queries = 0
+        self.store.counts = StoreCounts()
+        logits = [self.prefill(state, 4)[1], self.prefill(state, 256)[1], *self.decode([state], [0])]
+        return [found for found in logits if found is not None]
 
     def open(self, prompt: Prompt, max_tokens: int) -> SequenceState:
         """Begin a sequence, from the longest prefix that is stored."""
@@ -114,7 +127,7 @@ class Runner:
         length = prompt.usable_prefix(length)
         capacity = min(len(prompt.ids) + min(max_tokens, ROOM), self.max_model_len)
         arena = self.store.open(prompt.key, length, entry, self.layout, capacity)
-        state = SequenceState(prompt, length, cache_over(arena), arena)
+        state = SequenceState(prompt, length, cache_over(arena), arena, length)
         if self._rope_index is not None and prompt.features:
             self._index_positions(state)
         return state
@@ -152,17 +165,40 @@ class Runner:
         return end - start, logits if end == len(prompt.ids) else None
 
     @torch.inference_mode()
-    def decode(self, state: SequenceState, token: int) -> torch.Tensor:
-        """Append `token` and return the logits (vocabulary,) of what follows."""
-        return self._forward(state, torch.tensor([[token]], device=self.device), 1, {})
+    def decode(self, states: list[SequenceState], tokens: list[int]) -> list[torch.Tensor]:
+        """Append a token to each sequence and return the logits (vocabulary,) of what follows each."""
+        if self._fused is None:
+            return [
+                self._forward(state, torch.tensor([[token]], device=self.device), 1, {})
+                for state, token in zip(states, tokens, strict=True)
+            ]
+        arenas = [self._reserve(state, 1) for state in states]
+        logits = self._fused.decode(tokens, arenas)
+        for state in states:
+            state.length += 1
+        return list(logits)
+
+    def _reserve(self, state: SequenceState, count: int) -> Arena:
+        arena, end = state.arena, state.length + count
+        assert arena is not None
+        if end > arena.capacity:
+            arena.reserve(min(max(end + ROOM, int(end * 1.5)), self.max_model_len))
+            state.cache_end = -1
+        return arena
 
     def _forward(
         self, state: SequenceState, ids: torch.Tensor, count: int, features: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         end = state.length + count
-        if state.arena is not None and end > state.arena.capacity:
-            state.arena.reserve(min(max(end + ROOM, int(end * 1.5)), self.max_model_len))
-            state.cache = cache_over(state.arena)
+        if state.arena is not None:
+            self._reserve(state, count)
+            if self._fused is not None and not features:
+                logits = self._fused.prefill(ids[0], state.arena)
+                state.length = end
+                return logits
+            if state.cache_end != state.length:
+                # The arena grew, or was written the short way: the library's view of it is made anew.
+                state.cache = cache_over(state.arena)
         extra: dict[str, torch.Tensor] = {}
         for name, value in features.items():
             whole = value.shape[:2] == (1, len(state.prompt.ids))
@@ -172,7 +208,7 @@ class Runner:
         logits = self._call(ids, state.cache, **extra)[0, -1]
         state.length = end
         if state.arena is not None:
-            state.arena.used = end
+            state.arena.used = state.cache_end = end
         return logits
 
     def _positions(self, state: SequenceState, end: int) -> torch.Tensor:

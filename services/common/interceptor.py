@@ -1,6 +1,7 @@
 """The server interceptor: errors become statuses, and every call is counted. Cancellation passes through."""
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -50,6 +51,10 @@ def _unary(behaviour: Any, method: str) -> Any:
 
 
 def _stream(behaviour: Any, method: str) -> Any:
+    """A streaming method either yields its responses, or is a coroutine that writes them to its context."""
+    if inspect.iscoroutinefunction(behaviour):
+        return _unary(behaviour, method)
+
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         async with _Call(method, context), aclosing(behaviour(request, context)) as responses:
             async for response in responses:

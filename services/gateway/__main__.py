@@ -1,0 +1,52 @@
+"""`python -m services.gateway`"""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from dreamr.v1 import gateway_pb2_grpc
+from services.common.health import probe_health
+from services.common.pair import Pair
+from services.common.server import Probe, run
+from services.gateway.cluster_parts import Cluster
+from services.gateway.memory_store import MemoryStore
+from services.gateway.redis_store import RedisStore
+from services.gateway.service import ReasoningService
+from services.gateway.settings import GatewaySettings
+from services.gateway.store import Store
+
+
+def main() -> None:
+    """Serves until told to stop."""
+    settings = GatewaySettings.load(sys.argv[1:])
+
+    @asynccontextmanager
+    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Probe]:
+        pair = Pair.load(settings.pair)
+        store: Store = (
+            RedisStore(settings.redis, settings.session_ttl_seconds)
+            if settings.redis
+            else MemoryStore(settings.session_ttl_seconds)
+        )
+        cluster = Cluster.connect(settings.draft, settings.target, settings.verifier)
+
+        async def probe() -> None:
+            # Without draft or verifier the target reasons on alone; without a target there is nothing.
+            channel, *_ = cluster.target.channels.values()
+            await probe_health(channel, "target")
+
+        try:
+            service = ReasoningService(settings, pair, cluster, store)
+            gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
+            yield probe
+        finally:
+            await cluster.close()
+            await store.close()
+
+    run(settings, "dreamr.v1.ReasoningService", open_service)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""`Parts` over gRPC: the calls of one session, retried on another replica while nothing has been received."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+
+from dreamr.v1 import (
+    common_pb2,
+    draft_pb2,
+    draft_pb2_grpc,
+    target_pb2,
+    target_pb2_grpc,
+    verifier_pb2,
+    verifier_pb2_grpc,
+)
+from services.common.errors import LateError, UnavailableError, from_rpc
+from services.gateway import convert
+from services.gateway.messages import StartAnswer, StartDraft, StartRival, StartVerdict, Step, Verdict
+from services.gateway.parts import Answer, Progress
+from services.gateway.plan import Plan
+from services.gateway.replicas import Replicas
+
+Result = TypeVar("Result")
+
+# A part that restarts is back within seconds; a part that is gone must not hold the session up for long.
+_ATTEMPTS = 3
+_BACKOFF_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The other services, as this gateway knows them."""
+
+    draft: Replicas[draft_pb2_grpc.DraftServiceAsyncStub]
+    target: Replicas[target_pb2_grpc.TargetServiceAsyncStub]
+    verifier: Replicas[verifier_pb2_grpc.VerifierServiceAsyncStub]
+
+    @classmethod
+    def connect(cls, draft: str, target: str, verifier: str) -> "Cluster":
+        """From addresses with commas between."""
+        return cls(
+            Replicas(draft, draft_pb2_grpc.DraftServiceStub),
+            Replicas(target, target_pb2_grpc.TargetServiceStub),
+            Replicas(verifier, verifier_pb2_grpc.VerifierServiceStub),
+        )
+
+    async def close(self) -> None:
+        """Closes every channel."""
+        for replicas in (self.draft, self.target, self.verifier):
+            await replicas.close()
+
+
+class ClusterParts:
+    """The `Parts` of one session.
+
+    Args:
+        deadline: the event loop's time at which the session must be over.
+        verdict_seconds: how long one verdict may take.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        plan: Plan,
+        context: common_pb2.Context,
+        *,
+        deadline: float,
+        verdict_seconds: float,
+    ) -> None:
+        session_id = context.session_id
+        self._draft = cluster.draft.order(session_id)
+        self._target = cluster.target.order(session_id)
+        self._verifier = cluster.verifier.order(session_id)
+        self._plan = plan
+        self._context = context
+        self._deadline = deadline
+        self._verdict_seconds = verdict_seconds
+
+    async def draft(self, start: StartDraft) -> AsyncGenerator[Step, None]:
+        """See Parts."""
+        request = draft_pb2.DraftRequest(
+            context=self._ahead(start.prefix),
+            max_steps=start.steps,
+            max_step_tokens=self._plan.max_step_tokens,
+            sampling=self._plan.sampling,
+        )
+        async for response in self._stream("draft", [stub.Draft for stub in self._draft], request):
+            yield convert.step_from(response.step)
+
+    async def rival(self, start: StartRival) -> AsyncGenerator[Step | Progress, None]:
+        """See Parts."""
+        request = target_pb2.GenerateRequest(
+            context=self._ahead(start.prefix),
+            max_steps=start.steps,
+            max_step_tokens=self._plan.max_step_tokens,
+            sampling=self._plan.sampling,
+        )
+        async for response in self._stream("target", [stub.Generate for stub in self._target], request):
+            if response.HasField("written"):
+                yield convert.step_from(response.written.step)
+            else:
+                yield Progress(response.progress.tokens)
+
+    async def verdict(self, start: StartVerdict) -> Verdict:
+        """See Parts. A late verdict is the caller's to handle; it is not asked for again."""
+        request = verifier_pb2.VerifyRequest(
+            context=self._ahead(start.prefix),
+            candidate=convert.step_to(start.candidate),
+            alpha=self._plan.alpha,
+        )
+        response = await self._call(
+            "verifier", [stub.Verify for stub in self._verifier], request, self._verdict_seconds
+        )
+        return convert.verdict_from(response.verdict)
+
+    async def answer(self, start: StartAnswer) -> Answer:
+        """See Parts."""
+        request = target_pb2.AnswerRequest(
+            context=self._ahead(start.steps),
+            max_tokens=self._plan.max_answer_tokens,
+            sampling=self._plan.sampling,
+        )
+        response = await self._call("target", [stub.Answer for stub in self._target], request)
+        return Answer(response.text, response.usage.output_tokens, response.truncated)
+
+    def _ahead(self, steps: Sequence[str]) -> common_pb2.Context:
+        context = self._context
+        return common_pb2.Context(
+            session_id=context.session_id, question=context.question, images=context.images, steps=steps
+        )
+
+    def _seconds(self) -> float:
+        left = self._deadline - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise LateError("the session's deadline has passed")
+        return left
+
+    async def _call(
+        self,
+        part: str,
+        methods: Sequence[Callable[..., Awaitable[Result]]],
+        request: Any,
+        most: float = float("inf"),
+    ) -> Result:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await methods[attempt % len(methods)](request, timeout=min(most, self._seconds()))
+            except grpc.aio.AioRpcError as error:
+                await self._wait_or_raise(from_rpc(error, part), attempt)
+        raise AssertionError("the last attempt raises")
+
+    async def _stream(
+        self, part: str, methods: Sequence[Callable[..., Any]], request: Any
+    ) -> AsyncIterator[Any]:
+        for attempt in range(_ATTEMPTS):
+            call = methods[attempt % len(methods)](request, timeout=self._seconds())
+            received = False
+            try:
+                async for response in call:
+                    received = True
+                    yield response
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc(error, part)
+                if received:
+                    raise failure from error
+                await self._wait_or_raise(failure, attempt)
+            else:
+                return
+            finally:
+                # Leaving the loop cancels nothing by itself; this reaches the model within an iteration.
+                call.cancel()
+
+    async def _wait_or_raise(self, failure: Exception, attempt: int) -> None:
+        """Only a part that is down is worth another attempt."""
+        if not isinstance(failure, UnavailableError) or attempt == _ATTEMPTS - 1:
+            raise failure
+        await asyncio.sleep(min(_BACKOFF_SECONDS * 2**attempt, self._seconds()))

@@ -1,0 +1,49 @@
+"""Between the machine's values and the protos."""
+
+from dreamr.v1 import common_pb2, gateway_pb2
+from services.gateway.messages import Author, Reason, Step, Verdict
+
+AUTHORS = {Author.DRAFT: gateway_pb2.AUTHOR_DRAFT, Author.TARGET: gateway_pb2.AUTHOR_TARGET}
+
+_REASONS: dict[Reason, common_pb2.VerdictReason] = {
+    reason: common_pb2.VerdictReason.Value(f"VERDICT_REASON_{reason.name}") for reason in Reason
+}
+_BY_VALUE = {value: reason for reason, value in _REASONS.items()}
+
+
+def step_from(message: common_pb2.Step) -> Step:
+    """The machine's step."""
+    return Step(message.text, message.tokens, message.closes, message.truncated)
+
+
+def step_to(step: Step) -> common_pb2.Step:
+    """The API's step."""
+    return common_pb2.Step(text=step.text, tokens=step.tokens, closes=step.closes, truncated=step.truncated)
+
+
+def verdict_from(message: common_pb2.Verdict) -> Verdict:
+    """The machine's verdict; a reason that is not known counts as a reject (fail closed)."""
+    reason = _BY_VALUE.get(message.reason)
+    return Verdict(
+        accept=message.accept and reason is not None,
+        reason=reason or Reason.UNAVAILABLE,
+        p_pos=message.p_pos,
+        p_neg=message.p_neg,
+        score=message.score,
+        alpha=message.alpha,
+        mass=message.mass,
+    )
+
+
+def verdict_to(verdict: Verdict, seconds: float = 0.0) -> common_pb2.Verdict:
+    """The API's verdict; `seconds` is how long it took."""
+    return common_pb2.Verdict(
+        accept=verdict.accept,
+        reason=_REASONS[verdict.reason],
+        p_pos=verdict.p_pos,
+        p_neg=verdict.p_neg,
+        score=verdict.score,
+        alpha=verdict.alpha,
+        mass=verdict.mass,
+        seconds=seconds,
+    )

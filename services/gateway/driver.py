@@ -1,0 +1,309 @@
+"""Carries out the state machine's commands: one TaskGroup a session, everything awaited or cancelled.
+
+The driver knows asyncio and time, but neither gRPC nor Redis: the cluster is `Parts`, and what happens is
+told to an `outbox`, in order.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from dreamr.v1 import gateway_pb2
+from services.common.errors import InvalidRequestError, LateError, ServiceError, UnavailableError
+from services.gateway import convert
+from services.gateway.fpsr import Machine
+from services.gateway.messages import (
+    Aborted,
+    Answered,
+    Author,
+    CallFailed,
+    Command,
+    CommitStep,
+    Drafted,
+    DraftEnded,
+    Event,
+    Fail,
+    Finish,
+    GraceOver,
+    Judged,
+    Reason,
+    RivalDone,
+    RivalEnded,
+    StartAnswer,
+    StartDraft,
+    StartGrace,
+    StartRival,
+    StartVerdict,
+    Stop,
+    Verdict,
+)
+from services.gateway.parts import Parts, Progress
+from services.gateway.totals import ModelTotals, Totals
+
+Start = StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace
+Outbox = Callable[[gateway_pb2.ReasonResponse], Coroutine[Any, Any, None]]
+"""Takes what happens, in order; it may wait, but not for the machine."""
+
+_PARTS = {
+    StartDraft: gateway_pb2.PART_DRAFT,
+    StartRival: gateway_pb2.PART_RIVAL,
+    StartVerdict: gateway_pb2.PART_VERDICT,
+    StartAnswer: gateway_pb2.PART_ANSWER,
+}
+# Stopped calls may still speak once each; more than a window's worth of events never waits.
+_EVENTS = 1024
+
+
+@dataclass(slots=True)
+class _Work:
+    """A call under way: what it is, since when, and what it has cost."""
+
+    start: Start
+    task: asyncio.Task[None]
+    began: float
+    tokens: int = 0
+    written_tokens: int = 0
+    over: bool = False
+    # Per step it wrote: when the work on it began, and when its text was complete.
+    spans: list[tuple[float, float]] = field(default_factory=list)
+
+
+class Driver:
+    """Runs one session.
+
+    Args:
+        machine: not yet started.
+        parts: the cluster, as this session sees it.
+        outbox: told `activity` (only with `with_activity`), each `commit` and at last `finished`.
+        seconds: how long the session may take.
+    """
+
+    def __init__(
+        self, machine: Machine, parts: Parts, outbox: Outbox, *, seconds: float, with_activity: bool = False
+    ) -> None:
+        self.totals = Totals()
+        self._machine = machine
+        self._parts = parts
+        self._outbox = outbox
+        self._seconds = seconds
+        self._with_activity = with_activity
+        self._events: asyncio.Queue[Event] = asyncio.Queue(_EVENTS)
+        self._works: dict[int, _Work] = {}
+        self._began = 0.0
+        self._refusal: InvalidRequestError | None = None
+
+    async def run(self) -> None:
+        """Runs to the end.
+
+        Raises:
+            UnavailableError: the target failed; what is committed is kept.
+            LateError: the session took longer than it may.
+            InvalidRequestError: a model refused the request, such as a prompt longer than its context.
+        """
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        async with asyncio.TaskGroup() as group:
+            end = await self._obey(self._machine.start(), group)
+            while end is None:
+                try:
+                    async with asyncio.timeout_at(self._began + self._seconds):
+                        event = await self._events.get()
+                except TimeoutError:
+                    event = Aborted("deadline")
+                end = await self._obey(await self._note(event), group)
+            for work in self._works.values():
+                work.task.cancel()
+        await self._conclude(end)
+
+    # --- commands ---------------------------------------------------------------------------------
+
+    async def _obey(self, commands: list[Command], group: asyncio.TaskGroup) -> Finish | Fail | None:
+        for command in commands:
+            match command:
+                case Stop(call):
+                    await self._stop(call)
+                case CommitStep():
+                    await self._commit(command)
+                case Finish() | Fail():
+                    return command
+                case _:
+                    await self._start(command, group)
+        return None
+
+    async def _start(self, start: Start, group: asyncio.TaskGroup) -> None:
+        task = group.create_task(self._guard(start), name=f"{type(start).__name__}-{start.call}")
+        self._works[start.call] = _Work(start, task, self._now())
+        if account := self._account(start):
+            account.calls += 1
+        await self._tell(start, gateway_pb2.PHASE_STARTED)
+
+    async def _stop(self, call: int) -> None:
+        work = self._works.get(call)
+        if work is None or work.over:
+            return
+        work.task.cancel()
+        self._settle(work)
+        if account := self._account(work.start):
+            account.cancelled_calls += 1
+        await self._tell(work.start, gateway_pb2.PHASE_CANCELLED)
+
+    async def _commit(self, command: CommitStep) -> None:
+        work = self._works[command.call]
+        offset = command.index - work.start.index if isinstance(work.start, StartDraft | StartRival) else 0
+        began, written = work.spans[offset]
+        if command.author is Author.DRAFT:
+            self.totals.accepted += 1
+            self.totals.draft.committed_tokens += command.step.tokens
+        else:
+            self.totals.steps_by_target += 1
+            self.totals.target.committed_tokens += command.step.tokens
+            self.totals.rejected += command.verdict is not None
+        commit = gateway_pb2.Commit(
+            index=command.index,
+            step=convert.step_to(command.step),
+            author=convert.AUTHORS[command.author],
+            verdict=convert.verdict_to(command.verdict) if command.verdict else None,
+            timings=gateway_pb2.CommitTimings(started=began, written=written, committed=self._now()),
+        )
+        await self._outbox(gateway_pb2.ReasonResponse(commit=commit))
+
+    async def _conclude(self, end: Finish | Fail) -> None:
+        if isinstance(end, Fail):
+            if self._refusal:
+                raise self._refusal
+            raise UnavailableError(end.why) if end.target_down else LateError(end.why)
+        reason = gateway_pb2.FINISH_REASON_LENGTH if end.length else gateway_pb2.FINISH_REASON_STOP
+        finished = gateway_pb2.Finished(
+            answer=end.answer,
+            reason=reason,
+            totals=self.totals.message(),
+            seconds=self._now(),
+            degraded=self._machine.degraded,
+        )
+        await self._outbox(gateway_pb2.ReasonResponse(finished=finished))
+
+    # --- events -----------------------------------------------------------------------------------
+
+    async def _note(self, event: Event) -> list[Command]:
+        """Accounts for an event of a live call, then lets the machine have it."""
+        work = None if isinstance(event, Aborted) else self._works.get(event.call)
+        if work is None or work.over:
+            return self._machine.handle(event)
+        match event:
+            case Drafted(_, step) | RivalDone(_, step):
+                work.spans.append((work.spans[-1][1] if work.spans else work.began, self._now()))
+                if isinstance(event, Drafted):
+                    self.totals.drafted += 1
+                # Progress may have told these tokens already.
+                work.written_tokens += step.tokens
+                work.tokens = max(work.tokens, work.written_tokens)
+                await self._tell(
+                    work.start, gateway_pb2.PHASE_STEP, text=step.text, offset=len(work.spans) - 1
+                )
+            case Judged(_, verdict):
+                seconds = self._now() - work.began
+                self._settle(work)
+                await self._tell(work.start, gateway_pb2.PHASE_DONE, verdict=verdict, seconds=seconds)
+            case Answered(_, text, tokens):
+                work.tokens = tokens
+                self.totals.target.committed_tokens += tokens
+                self._settle(work)
+                await self._tell(work.start, gateway_pb2.PHASE_DONE, text=text)
+            case DraftEnded() | RivalEnded():
+                self._settle(work)
+                await self._tell(work.start, gateway_pb2.PHASE_DONE)
+            case GraceOver():
+                self._settle(work)
+            case CallFailed(_, message):
+                self._settle(work)
+                await self._tell(work.start, gateway_pb2.PHASE_FAILED, text=message)
+        return self._machine.handle(event)
+
+    async def _guard(self, start: Start) -> None:
+        """Runs a call; whatever comes of it becomes an event."""
+        try:
+            await self._call(start)
+        except InvalidRequestError as error:
+            self._refusal = error
+            await self._events.put(Aborted(str(error)))
+        except LateError as error:
+            if isinstance(start, StartVerdict):
+                await self._events.put(Judged(start.call, Verdict(accept=False, reason=Reason.LATE)))
+            else:
+                await self._events.put(CallFailed(start.call, str(error)))
+        except ServiceError as error:
+            await self._events.put(CallFailed(start.call, str(error)))
+
+    async def _call(self, start: Start) -> None:
+        put = self._events.put
+        match start:
+            case StartDraft(call):
+                async with aclosing(self._parts.draft(start)) as steps:
+                    async for step in steps:
+                        await put(Drafted(call, step))
+                await put(DraftEnded(call))
+            case StartRival(call):
+                async with aclosing(self._parts.rival(start)) as found:
+                    async for item in found:
+                        if isinstance(item, Progress):
+                            self._works[call].tokens = max(self._works[call].tokens, item.tokens)
+                        else:
+                            await put(RivalDone(call, item))
+                await put(RivalEnded(call))
+            case StartVerdict(call):
+                await put(Judged(call, await self._parts.verdict(start)))
+            case StartAnswer(call):
+                answer = await self._parts.answer(start)
+                await put(Answered(call, answer.text, answer.tokens, answer.truncated))
+            case StartGrace(call):
+                await asyncio.sleep(self._machine.policy.grace_seconds)
+                await put(GraceOver(call))
+
+    # --- bookkeeping ------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time() - self._began
+
+    def _account(self, start: Start) -> ModelTotals | None:
+        match start:
+            case StartDraft():
+                return self.totals.draft
+            case StartRival() | StartAnswer():
+                return self.totals.target
+            case StartVerdict():
+                return self.totals.verifier
+            case StartGrace():
+                return None
+
+    def _settle(self, work: _Work) -> None:
+        """Books a call's cost, once."""
+        work.over = True
+        if account := self._account(work.start):
+            account.busy_seconds += self._now() - work.began
+            account.generated_tokens += work.tokens
+
+    async def _tell(
+        self,
+        start: Start,
+        phase: gateway_pb2.Phase,
+        *,
+        text: str = "",
+        verdict: Verdict | None = None,
+        seconds: float = 0.0,
+        offset: int = 0,
+    ) -> None:
+        if not self._with_activity or isinstance(start, StartGrace):
+            return
+        index = len(start.steps) if isinstance(start, StartAnswer) else start.index + offset
+        activity = gateway_pb2.Activity(
+            call=start.call,
+            part=_PARTS[type(start)],
+            phase=phase,
+            index=index,
+            at=self._now(),
+            text=text,
+            verdict=convert.verdict_to(verdict, seconds) if verdict else None,
+        )
+        await self._outbox(gateway_pb2.ReasonResponse(activity=activity))

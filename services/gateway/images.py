@@ -1,0 +1,43 @@
+"""Checks images before anyone spends time on them. What cannot be decoded, or is too large, is refused."""
+
+import io
+import warnings
+
+from PIL import Image, UnidentifiedImageError
+
+from services.common.errors import InvalidRequestError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+
+
+def check_image(data: bytes, field: str, *, max_bytes: int, max_pixels: int) -> None:
+    """Decodes one image, after its header has shown that it is not too large.
+
+    Blocks for the time of decoding: run it in a thread.
+
+    Raises:
+        InvalidRequestError: names the field and the limit.
+    """
+    if not data:
+        raise InvalidRequestError.of(field, "must not be empty")
+    if len(data) > max_bytes:
+        raise InvalidRequestError.of(field, f"has {len(data):,} bytes, more than {max_bytes:,}")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of bombs by a limit of its own; ours is checked below, before decoding.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise InvalidRequestError.of(
+                        field, f"has {width} x {height} pixels, more than {max_pixels:,} in all"
+                    )
+                image.load()
+    except Image.DecompressionBombError as error:
+        raise InvalidRequestError.of(field, f"has more than {max_pixels:,} pixels") from error
+    except UnidentifiedImageError as error:
+        raise InvalidRequestError.of(
+            field, f"is no image of a known format ({', '.join(FORMATS)})"
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InvalidRequestError.of(field, f"cannot be decoded: {error}") from error

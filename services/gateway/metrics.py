@@ -1,0 +1,38 @@
+"""What the gateway tells Prometheus about its sessions."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from dreamr.v1 import common_pb2, gateway_pb2
+from services.common.metrics import SECONDS
+from services.gateway.totals import Totals
+
+SESSIONS = Counter("dreamr_sessions_total", "Sessions that ended, by policy and status", ["policy", "status"])
+ACTIVE = Gauge("dreamr_active_sessions", "Sessions that run")
+SESSION_SECONDS = Histogram(
+    "dreamr_session_seconds", "Time of finished sessions, in seconds", ["policy"], buckets=SECONDS
+)
+COMMITS = Counter("dreamr_commits_total", "Committed steps", ["policy", "author"])
+VERDICTS = Counter("dreamr_verdicts_total", "Verdicts on committed positions", ["outcome", "reason"])
+TOKENS = Counter("dreamr_tokens_total", "Tokens generated", ["model", "fate"])
+CANCELLED_CALLS = Counter("dreamr_cancelled_calls_total", "Calls that were stopped early", ["part"])
+
+
+def count_commit(policy: str, commit: gateway_pb2.Commit) -> None:
+    """Counts a commit and the verdict on its position."""
+    COMMITS.labels(policy, gateway_pb2.Author.Name(commit.author).removeprefix("AUTHOR_").lower()).inc()
+    if commit.HasField("verdict"):
+        reason = common_pb2.VerdictReason.Name(commit.verdict.reason).removeprefix("VERDICT_REASON_")
+        VERDICTS.labels("accept" if commit.verdict.accept else "reject", reason.lower()).inc()
+
+
+def count_end(policy: str, status: str, totals: Totals) -> None:
+    """Counts how a session ended and what it cost."""
+    SESSIONS.labels(policy, status).inc()
+    for part, account in (
+        ("draft", totals.draft),
+        ("target", totals.target),
+        ("verifier", totals.verifier),
+    ):
+        CANCELLED_CALLS.labels(part).inc(account.cancelled_calls)
+        TOKENS.labels(part, "committed").inc(account.committed_tokens)
+        TOKENS.labels(part, "wasted").inc(account.wasted_tokens)

@@ -1,0 +1,36 @@
+"""What a session tells its client, in order: stored first, then sent. The machine does not wait for it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from dreamr.v1 import gateway_pb2
+from services.gateway.sessions import Session
+
+# A client that reads slowly holds its own session up once this much is waiting, and nobody else's.
+_CAPACITY = 256
+
+
+class Outbox:
+    """A bounded queue with one drain."""
+
+    def __init__(
+        self, session: Session, send: Callable[[gateway_pb2.ReasonResponse], Awaitable[None]]
+    ) -> None:
+        self._session = session
+        self._send = send
+        self._queue: asyncio.Queue[gateway_pb2.ReasonResponse | None] = asyncio.Queue(_CAPACITY)
+
+    async def put(self, response: gateway_pb2.ReasonResponse) -> None:
+        """Takes what happened."""
+        await self._queue.put(response)
+
+    async def close(self) -> None:
+        """No more will come; `drain` returns when all is sent."""
+        await self._queue.put(None)
+
+    async def drain(self) -> None:
+        """Stores commits, then sends, until closed."""
+        while (response := await self._queue.get()) is not None:
+            if response.HasField("commit"):
+                await self._session.append(response.commit)
+            await self._send(response)

@@ -1,0 +1,109 @@
+"""ReasoningService: the gRPC front."""
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
+from services.common import logs
+from services.common.errors import ServiceError
+from services.common.pair import Pair
+from services.common.validation import seconds_left
+from services.gateway import metrics
+from services.gateway.admission import Admission
+from services.gateway.cluster_parts import Cluster, ClusterParts
+from services.gateway.driver import Driver
+from services.gateway.fpsr import Machine
+from services.gateway.images import check_image
+from services.gateway.outbox import Outbox
+from services.gateway.plan import Plan
+from services.gateway.sessions import Session
+from services.gateway.settings import GatewaySettings
+from services.gateway.store import Status, Store
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
+    """Serves `dreamr.v1.ReasoningService`."""
+
+    def __init__(self, settings: GatewaySettings, pair: Pair, cluster: Cluster, store: Store) -> None:
+        self._settings = settings
+        self._pair = pair
+        self._cluster = cluster
+        self._store = store
+        self._admission = Admission(settings.max_sessions, settings.max_waiting)
+
+    async def Reason(  # type: ignore[override]  # noqa: N802 - a coroutine that writes, under the proto's name
+        self, request: gateway_pb2.ReasonRequest, context: Context
+    ) -> None:
+        """Checks, waits for a place, runs the session and streams what happens."""
+        deadline = asyncio.get_running_loop().time() + seconds_left(context, self._settings.max_call_seconds)
+        plan = Plan.of(request, self._pair)
+        for index, image in enumerate(request.images):
+            await asyncio.to_thread(
+                check_image,
+                image.data,
+                f"images[{index}]",
+                max_bytes=self._settings.max_image_bytes,
+                max_pixels=self._settings.max_image_pixels,
+            )
+        async with self._admission.place(_left(deadline)):
+            session = await Session.open(self._store, request)
+            logs.bind_session(session.id)
+            with metrics.ACTIVE.track_inprogress():
+                await self._run(session, plan, request, context, deadline)
+
+    async def _run(
+        self,
+        session: Session,
+        plan: Plan,
+        request: gateway_pb2.ReasonRequest,
+        context: Context,
+        deadline: float,
+    ) -> None:
+        outbox = Outbox(session, context.write)
+        driver = Driver(
+            Machine(plan.policy, plan.max_steps),
+            ClusterParts(
+                self._cluster,
+                plan,
+                common_pb2.Context(session_id=session.id, question=request.question, images=request.images),
+                deadline=deadline,
+                verdict_seconds=self._settings.verdict_seconds,
+            ),
+            outbox.put,
+            seconds=_left(deadline),
+            with_activity=plan.with_activity,
+        )
+        started = gateway_pb2.Started(
+            session_id=session.id,
+            policy=plan.policy.name,
+            window=plan.policy.window,
+            alpha=plan.alpha,
+            durable=session.durable,
+        )
+        status, failure = Status.CANCELLED, None
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(outbox.drain())
+                await outbox.put(gateway_pb2.ReasonResponse(started=started))
+                try:
+                    await driver.run()
+                    status = Status.FINISHED
+                except ServiceError as error:
+                    # What was committed before still goes out.
+                    status, failure = Status.FAILED, error
+                await outbox.close()
+        finally:
+            metrics.count_end(plan.policy.name, status, driver.totals)
+            # The client may be gone and this task cancelled: the store is told all the same.
+            await asyncio.shield(session.end(status))
+        if failure:
+            kept = f"session {session.id} keeps {session.committed} committed steps"
+            raise type(failure)(f"{failure}; {kept}") from failure
+
+
+def _left(deadline: float) -> float:
+    return max(0.001, deadline - asyncio.get_running_loop().time())

@@ -1,0 +1,23 @@
+"""Settings of the gateway."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.common.settings import Addresses, ServiceSettings
+
+
+class GatewaySettings(ServiceSettings):
+    """Environment: `DREAMR_GATEWAY_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="DREAMR_GATEWAY_", cli_prog_name="services.gateway")
+
+    draft: Addresses = Field(default="127.0.0.1:7001", description="draft services, with commas between")
+    target: Addresses = Field(default="127.0.0.1:7002", description="target services")
+    verifier: Addresses = Field(default="127.0.0.1:7003", description="verifier services")
+    redis: str = Field(default="", description="URL of the sessions' Redis; empty keeps them in memory")
+    session_ttl_seconds: int = Field(default=3600, ge=1, description="how long an ended session is kept")
+    verdict_seconds: float = Field(default=3.0, gt=0, description="how long a verdict may take")
+    max_sessions: int = Field(default=64, ge=1, description="sessions that run at once")
+    max_waiting: int = Field(default=128, ge=0, description="sessions that may wait for a place")
+    max_image_bytes: int = Field(default=16 << 20, ge=1)
+    max_image_pixels: int = Field(default=16_000_000, ge=1)

@@ -1,0 +1,84 @@
+"""Where sessions live: what a gateway needs of any store.
+
+A session is its request, its images (by content hash), its committed steps and how it ended. Only the holder
+of the newest fence may append, and only at the end: a stale fence or a wrong index changes nothing, a repeat
+is harmless.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class StoreError(Exception):
+    """The store cannot be reached, or answered what it should not."""
+
+
+class Appended(StrEnum):
+    """What became of an append."""
+
+    DONE = "done"
+    REPEATED = "repeated"
+    STALE_FENCE = "stale_fence"
+    WRONG_INDEX = "wrong_index"
+    NO_SESSION = "no_session"
+
+
+class Status(StrEnum):
+    """Where a session stands."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSession:
+    """A session as it was stored.
+
+    Attributes:
+        request: a serialised `dreamr.v1.ReasonRequest` without its images.
+        images: content hash (sha256, hex) to bytes, in the request's order.
+        steps: serialised `dreamr.v1.Commit` messages, in order.
+        outcome: a serialised `dreamr.v1.Finished` once finished, otherwise empty.
+    """
+
+    request: bytes
+    status: Status
+    fence: int
+    steps: tuple[bytes, ...] = ()
+    images: Mapping[str, bytes] = field(default_factory=dict)
+    outcome: bytes = b""
+
+
+class Store(Protocol):
+    """Sessions with their committed steps. Every method raises StoreError when the store fails."""
+
+    durable: bool
+    """Whether what is stored outlives this process."""
+
+    async def create(self, session_id: str, request: bytes, images: Mapping[str, bytes]) -> int:
+        """Stores a new session and returns its first fence."""
+        ...
+
+    async def take_over(self, session_id: str) -> int:
+        """Returns a new fence, which makes all older ones stale; 0 when there is no such session."""
+        ...
+
+    async def append(self, session_id: str, fence: int, index: int, step: bytes) -> Appended:
+        """Appends a step at `index`, which must be the number of steps so far."""
+        ...
+
+    async def end(self, session_id: str, fence: int, status: Status, outcome: bytes = b"") -> bool:
+        """Sets how the session ended and lets it expire; false when the fence is stale."""
+        ...
+
+    async def load(self, session_id: str) -> StoredSession | None:
+        """The session as it stands; None when there is none."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of connections."""
+        ...

@@ -70,7 +70,7 @@ def make_tiny_model(
     hidden: int = 64,
     max_positions: int = 512,
     seed: int = 0,
-    scale: float = 1.0,
+    missing_tokens: int = 0,
 ) -> Path:
     """Save the model, processor and chat template into `folder` and return it.
 
@@ -78,7 +78,7 @@ def make_tiny_model(
     """
     tokenizer = tiny_tokenizer()
     text = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(tokenizer) - missing_tokens,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
@@ -88,7 +88,7 @@ def make_tiny_model(
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.2 * scale,
+        initializer_range=0.2,
     )
     vision = SiglipVisionConfig(
         hidden_size=32,

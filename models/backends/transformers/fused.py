@@ -1,8 +1,8 @@
 """A short way through Llama decoders for text: the same numbers with a quarter of the operations.
 
 Decoding a small model one token at a time is bound by the cost of starting operations, not by arithmetic: a
-layer takes 20 of them here instead of 60. Only what this file understands entirely is taken; the result is compared
-with the library's own forward when a model loads, and not used where it differs.
+layer takes 20 of them here instead of 60. Only what this file understands entirely is taken; the result is
+compared with the library's own forward when a model loads, and not used where it differs.
 """
 
 from dataclasses import dataclass

@@ -82,6 +82,11 @@ class TritonServer:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     @property
+    def region_prefix(self) -> str:
+        """How the names of this server's regions in /dev/shm begin."""
+        return self._prefix
+
+    @property
     def grpc_address(self) -> str:
         """HOST:PORT of Triton's gRPC service."""
         return f"{self._host}:{self._ports['grpc']}"

@@ -371,27 +371,26 @@ async def test_without_parameters_the_defaults_are_those_of_vllm(caller: Caller)
     assert answer.outputs[0]["logprobs"] == "null"
 
 
-def shared_memory() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if name.startswith("dreamr_")}
+def regions(server: TritonServer) -> list[str]:
+    return [name for name in os.listdir("/dev/shm") if name.startswith(server.region_prefix)]
 
 
 async def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
-    before = shared_memory()
     add_model(tmp_path, "wrong", {"model": str(tiny), "max_model_length": 7})
     server = TritonServer(tmp_path)
     with pytest.raises(TritonStartError, match=r"unknown key.* max_model_length"):
         await server.start()
     assert server.pid is None
-    assert shared_memory() == before
+    assert regions(server) == []
 
 
 async def test_stopping_leaves_no_process_and_no_shared_memory(tiny: Path, tmp_path: Path) -> None:
-    before = shared_memory()
     add_model(tmp_path, "tiny", {"model": str(tiny)})
     server = TritonServer(tmp_path, models=["tiny"])
     await server.start()
     group = server.pid
     assert group is not None
+    assert regions(server)
     caller = Caller(server.grpc_address, server.metrics_address)
     task = asyncio.create_task(
         caller.generate("tiny", "<|user|>go", temperature=0, max_tokens=500, ignore_eos=True, stream=True)
@@ -402,4 +401,4 @@ async def test_stopping_leaves_no_process_and_no_shared_memory(tiny: Path, tmp_p
     await caller.close()
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
-    assert shared_memory() == before
+    assert regions(server) == []

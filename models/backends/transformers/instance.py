@@ -1,0 +1,196 @@
+"""One loaded model as Triton sees it: tensors in, tensors out, errors with Triton's codes."""
+
+import gc
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from .config import HostSettings, ModelSettings
+from .courier import Courier, CourierSink
+from .engine import Engine, EngineCounts
+from .errors import CancelledRequestError, InvalidRequestError, OverloadedError, RequestError
+from .metrics import Metrics
+from .prompt import PromptEncoder
+from .request import Limits, Output, RawRequest, Request
+from .runner import Runner, pick_device, set_threads
+from .tensors import INPUTS
+
+FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+
+
+def _code(error: Exception) -> Any:
+    codes: dict[type[Exception], Any] = {
+        InvalidRequestError: pb_utils.TritonError.INVALID_ARG,
+        OverloadedError: pb_utils.TritonError.UNAVAILABLE,
+        CancelledRequestError: pb_utils.TritonError.CANCELLED,
+    }
+    return codes.get(type(error), pb_utils.TritonError.INTERNAL)
+
+
+def _fail(sender: Any, error: Exception) -> None:
+    message = str(error) if isinstance(error, RequestError) else f"{type(error).__name__}: {error}"
+    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, _code(error))), flags=FINAL)
+
+
+def _first(triton_request: Any, name: str) -> Any:
+    """The only element of an input.
+
+    None when it was not given. Raises InvalidRequestError for an empty tensor.
+    """
+    tensor = pb_utils.get_input_tensor_by_name(triton_request, name)
+    if tensor is None:
+        return None
+    values = tensor.as_numpy().reshape(-1)
+    if len(values) != 1:
+        raise InvalidRequestError(f"{name} must have one element, not {len(values)}")
+    return values[0]
+
+
+def _strings(*values: str) -> Any:
+    return np.array([value.encode() for value in values], dtype=np.object_)
+
+
+class TritonReceiver:
+    """Sends one request's outputs through its Triton response sender."""
+
+    __slots__ = ("_model", "_sender", "returns")
+
+    def __init__(self, model: "Instance", triton_request: Any) -> None:
+        self._model = model
+        self._sender = triton_request.get_response_sender()
+        self.returns = frozenset(
+            name.removeprefix("return_")
+            for name in INPUTS
+            if name.startswith("return_") and _first(triton_request, name)
+        )
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller has cancelled or left."""
+        return bool(self._sender.is_cancelled())
+
+    def deliver(self, output: Output) -> None:
+        """One response, with the outputs that were asked for."""
+        tensors = [pb_utils.Tensor("text_output", _strings(output.text))]
+        returns = self.returns
+        if returns:
+            if "finish_reason" in returns:
+                tensors.append(pb_utils.Tensor("finish_reason", _strings(str(output.finish_reason))))
+            if "cumulative_logprob" in returns:
+                cumulative = np.array([output.cumulative_logprob], dtype=np.float32)
+                tensors.append(pb_utils.Tensor("cumulative_logprob", cumulative))
+            if "logprobs" in returns:
+                tensors.append(pb_utils.Tensor("logprobs", _strings(self._model.logprobs_json(output))))
+            if "num_input_tokens" in returns:
+                count = np.array([output.input_tokens], dtype=np.uint32)
+                tensors.append(pb_utils.Tensor("num_input_tokens", count))
+            if "num_output_tokens" in returns:
+                count = np.array([output.new_tokens], dtype=np.uint32)
+                tensors.append(pb_utils.Tensor("num_output_tokens", count))
+        flags = 0 if output.finish_reason is None else FINAL
+        self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=flags)
+
+    def deliver_error(self, error: Exception) -> None:
+        """End with an error and the code that fits it."""
+        _fail(self._sender, error)
+
+
+class Instance:
+    """A model with its engine and courier."""
+
+    def __init__(self, args: dict[str, str]) -> None:
+        model_config = json.loads(args["model_config"])
+        host = HostSettings.load(model_config.get("parameters", {}))
+        settings = ModelSettings.load(Path(pb_utils.get_model_dir()))
+        set_threads(host.intra_op_thread_count)
+        device = pick_device(args["model_instance_kind"], int(args["model_instance_device_id"]))
+        self._runner = Runner(settings, device)
+        encoder = PromptEncoder(
+            self._runner.tokenizer, self._runner.processor, self._runner.image_token_id, host.max_image_pixels
+        )
+        self._limits = Limits(
+            max_model_len=self._runner.max_model_len,
+            max_logprobs=settings.max_logprobs,
+            max_images=settings.max_images,
+            max_image_bytes=host.max_image_bytes,
+        )
+        labels = {"model": args["model_name"], "version": args["model_version"]}
+        self._metrics = self._make_metrics(labels)
+        self._engine = Engine(self._runner, encoder, settings, host, self._report)
+        # What has been loaded stays: a collector that walks it again and again would stall the engine.
+        gc.collect()
+        gc.freeze()
+        self._courier = Courier()
+        self._courier.start()
+        self._engine.start()
+        pb_utils.Logger.log_info(
+            f"{args['model_name']}: {settings.model.name} on {device}, "
+            f"max_model_len {self._runner.max_model_len}, "
+            f"prefix sharing {'off: its cache cannot be cut' if self._runner.layout is None else 'on'}"
+        )
+
+    @staticmethod
+    def _make_metrics(labels: dict[str, str]) -> Metrics | None:
+        try:
+            return Metrics(pb_utils, labels)
+        except pb_utils.TritonModelException as error:
+            # Triton runs with its metrics off.
+            pb_utils.Logger.log_info(f"no metrics: {error}")
+            return None
+
+    def _report(self, counts: EngineCounts) -> None:
+        if self._metrics is not None:
+            self._metrics.report(counts, self._runner.store)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand requests to the engine; answers come from its thread."""
+        for triton_request in requests:
+            try:
+                receiver = TritonReceiver(self, triton_request)
+                sink = CourierSink(
+                    self._courier, receiver, wants_cumulative_logprob="cumulative_logprob" in receiver.returns
+                )
+                self._engine.submit(self._parse(triton_request), sink)
+            except Exception as error:  # noqa: BLE001 - nothing may leave a request without an answer
+                if not isinstance(error, RequestError):
+                    pb_utils.Logger.log_error(f"a request could not be taken: {traceback.format_exc()}")
+                _fail(triton_request.get_response_sender(), error)
+
+    def _parse(self, triton_request: Any) -> Request:
+        images = pb_utils.get_input_tensor_by_name(triton_request, "image")
+        parameters = _first(triton_request, "sampling_parameters")
+        exclude = _first(triton_request, "exclude_input_in_output")
+        raw = RawRequest(
+            text_input=_first(triton_request, "text_input"),
+            image=() if images is None else images.as_numpy().reshape(-1).tolist(),
+            stream=bool(_first(triton_request, "stream")),
+            sampling_parameters=triton_request.parameters() if parameters is None else parameters,
+            exclude_input_in_output=None if exclude is None else bool(exclude),
+        )
+        return Request.parse(raw, self._limits)
+
+    def logprobs_json(self, output: Output) -> str:
+        """Log-probabilities in the form of vLLM's backend.
+
+        One map a token; `null` where none were asked for.
+        """
+        if not output.logprobs:
+            return "null"
+        text_of = self._runner.token_text
+        return json.dumps(
+            [
+                {
+                    token: {"logprob": logprob, "rank": rank, "decoded_token": text_of(token)}
+                    for token, logprob, rank in found.entries
+                }
+                for found in output.logprobs
+            ]
+        )
+
+    def stop(self) -> None:
+        """Stop the engine; what is under way fails with UNAVAILABLE."""
+        self._engine.stop()
+        self._courier.stop()

@@ -1,0 +1,1 @@
+"""The bundled pair: its data, its training and its evaluation."""

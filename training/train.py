@@ -1,0 +1,241 @@
+"""The recipe: teach the draft, collect its natural mistakes, teach the target to reason and to judge them.
+
+Phases are saved as they end and, within one, every so often; a run that was stopped goes on from there.
+"""
+
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from services.common.prompts import Prompts
+from training.data import REASONING, Batch, Encoder, Stream
+from training.images import Images
+from training.judging import Judgement
+from training.model import SIZES, make_model, make_processor
+from training.task import examples
+from training.tokens import make_tokenizer
+from training.trainee import Trainee
+from training.writing import Writer, places
+
+SAVE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How long and how fast. Steps are batches of `batch` sequences; rates are AdamW's peak."""
+
+    batch: int = 32
+    look_steps: int = 600
+    draft_steps: int = 4_000
+    reason_steps: int = 3_000
+    judge_steps: int = 6_000
+    natural: int = 40_000
+    draft_rate: float = 2e-3
+    target_rate: float = 1e-3
+    judging: float = 0.75
+    workers: int = 1
+    seed: int = 0
+
+    @classmethod
+    def tiny(cls) -> "Recipe":
+        """A few steps of everything, for tests."""
+        return cls(batch=4, look_steps=2, draft_steps=2, reason_steps=2, judge_steps=2, natural=8, workers=0)
+
+
+class Run:
+    """One training run in a folder.
+
+    Args:
+        folder: checkpoints, natural mistakes, metrics and at last the two models; reused when it exists.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, device: torch.device) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._recipe = recipe
+        self._device = device
+        self._tokenizer = make_tokenizer()
+        make_processor(self._tokenizer).save_pretrained(folder / "processor")
+        self._prompts = Prompts(folder / "processor", REASONING)
+        self._encoder = Encoder(self._tokenizer, self._prompts)
+        self._images = Images(device)
+
+    def run(self) -> None:
+        """All phases, or what is left of them."""
+        recipe = self._recipe
+        draft = self._trainee("draft", middle=0)
+        self._phase("draft-look", draft, recipe.look_steps, recipe.draft_rate, look=True)
+        self._phase("draft-reason", draft, recipe.draft_steps, recipe.draft_rate)
+        self.export("draft", draft)
+        natural = self._natural(draft)
+        target = self._trainee("target", middle=SIZES["target"].layers // 2)
+        self._phase("target-look", target, recipe.look_steps, recipe.target_rate, look=True)
+        self._phase("target-reason", target, recipe.reason_steps, recipe.target_rate, judging=0.3)
+        self._phase(
+            "target-judge",
+            target,
+            recipe.judge_steps,
+            recipe.target_rate,
+            judging=recipe.judging,
+            natural=natural,
+        )
+        self.export("target", target)
+
+    def writer(self, trainee: Trainee) -> Writer:
+        """The trainee as a writer."""
+        trainee.eval()
+        return Writer(trainee.model, self._tokenizer, self._prompts, self._images, self._device)
+
+    def export(self, name: str, trainee: Trainee) -> None:
+        """Saves a model as a Hugging Face folder, in bf16."""
+        folder = self._folder / name
+        make_processor(self._tokenizer).save_pretrained(folder)
+        model = trainee.model
+        model.config.save_pretrained(folder)
+        if model.generation_config is not None:
+            model.generation_config.save_pretrained(folder)
+        weights = {key: value.to("cpu", torch.bfloat16) for key, value in model.state_dict().items()}
+        del weights["lm_head.weight"]  # tied to the embedding
+        save_file(
+            {key: value.contiguous() for key, value in weights.items()},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
+
+    # --- phases -----------------------------------------------------------------------------------
+
+    def _trainee(self, name: str, *, middle: int) -> Trainee:
+        model = make_model(SIZES[name], self._tokenizer)
+        return Trainee(model, self._images, middle=middle).to(self._device)
+
+    def _phase(
+        self,
+        name: str,
+        trainee: Trainee,
+        steps: int,
+        rate: float,
+        *,
+        look: bool = False,
+        judging: float = 0.0,
+        natural: list[Judgement] | None = None,
+    ) -> None:
+        """Trains for `steps`, on a cosine from `rate` to a twentieth of it."""
+        path = self._folder / f"{name}.pt"
+        optimizer = torch.optim.AdamW(
+            trainee.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+        )
+        done = self._restore(path, trainee, optimizer)
+        if done >= steps:
+            return
+        stream = Stream(
+            self._encoder,
+            self._tokenizer.pad_token_id,
+            size=self._recipe.batch,
+            # A run that goes on must not see the same batches again.
+            seed=self._recipe.seed + 7 * done + sum(map(ord, name)),
+            judging=judging,
+            natural=natural or (),
+        )
+        loader: Iterator[Batch] = iter(DataLoader(stream, batch_size=None, num_workers=self._recipe.workers))
+        trainee.train()
+        saved = time.monotonic()
+        with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=2) as bar:
+            for step in range(done, steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * _schedule(step, steps)
+                batch = next(loader).to(self._device)
+                shown = self._learn(trainee, optimizer, batch, look=look)
+                bar.update()
+                if step % 50 == 49 or step == steps - 1:
+                    figures = {key: round(value.item(), 4) for key, value in shown.items()}
+                    bar.set_postfix(figures)
+                    self._note({"phase": name, "step": step + 1, **figures})
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self._save(path, trainee, optimizer, step + 1)
+                    saved = time.monotonic()
+        self._save(path, trainee, optimizer, steps)
+
+    def _learn(
+        self, trainee: Trainee, optimizer: torch.optim.Optimizer, batch: Batch, *, look: bool
+    ) -> dict[str, torch.Tensor]:
+        with torch.autocast(self._device.type, torch.bfloat16):
+            if look:
+                total = trainee.look(batch)
+                shown = {"digit": total}
+            else:
+                losses = trainee(batch)
+                total = losses.total
+                shown = {name: getattr(losses, name) for name in ("text", "word", "sound", "digit")}
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+        optimizer.step()
+        return {name: value.detach() for name, value in shown.items()}
+
+    def _natural(self, draft: Trainee) -> list[Judgement]:
+        """Steps that the draft wrote on training images given true prefixes, right and wrong."""
+        path = self._folder / "natural.pt"
+        if path.exists():
+            return list(torch.load(path, weights_only=False))
+        rng = random.Random(self._recipe.seed + 1)
+        source = examples(rng, held_out=False)
+        writer, found = self.writer(draft), list[Judgement]()
+        with tqdm(total=self._recipe.natural, desc="natural steps", unit="step") as bar:
+            while len(found) < self._recipe.natural:
+                count = min(512, self._recipe.natural - len(found))
+                temperature = rng.choice((0.0, 0.7, 1.0))
+                asked = places(rng, list(islice(source, count)))
+                found += writer.candidates(asked, temperature=temperature)
+                bar.update(count)
+        wrong = sum(not judgement.right for judgement in found)
+        self._note({"phase": "natural", "steps": len(found), "wrong": wrong})
+        torch.save(found, path)
+        return found
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def _save(self, path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, done: int) -> None:
+        partial = path.with_suffix(".partial")
+        torch.save(
+            {"done": done, "model": trainee.state_dict(), "optimizer": optimizer.state_dict()}, partial
+        )
+        partial.replace(path)
+
+    def _restore(self, path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) -> int:
+        if not path.exists():
+            return 0
+        saved: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
+        trainee.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        return int(saved["done"])
+
+    def _note(self, figures: dict[str, Any]) -> None:
+        with (self._folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(figures) + "\n")
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Warm-up over the first twentieth, then a cosine down to a twentieth."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    part = (step - warm) / max(1, steps - warm)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def scaled(recipe: Recipe, steps: float) -> Recipe:
+    """The same recipe with all phases longer or shorter."""
+    names = ("look_steps", "draft_steps", "reason_steps", "judge_steps")
+    return replace(recipe, **{name: max(1, round(getattr(recipe, name) * steps)) for name in names})

@@ -1,0 +1,93 @@
+"""A model with what only training needs: heads for auxiliary losses.
+
+In one forward pass a model can compare what stands there with what it would have written only in layers above
+the one where its own prediction forms. So the next token is also predicted from a middle layer, and the layers
+above learn, token by token, whether a candidate is still right.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlavaForConditionalGeneration
+
+from training.data import IGNORED, Batch
+from training.images import Images
+
+MIDDLE_WEIGHT, SOUND_WEIGHT, WORD_WEIGHT, DIGIT_WEIGHT = 0.5, 1.0, 1.0, 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Means over what each is about, in nats; `total` is what is minimised."""
+
+    total: Tensor
+    text: Tensor
+    word: Tensor
+    sound: Tensor
+    digit: Tensor
+
+
+class Trainee(nn.Module):
+    """One model of the pair, in training.
+
+    Args:
+        middle: the layer from which the next token is also predicted, counted from 1; 0 for none.
+    """
+
+    def __init__(self, model: LlavaForConditionalGeneration, images: Images, *, middle: int) -> None:
+        super().__init__()
+        width = model.config.text_config.hidden_size
+        self.model = model
+        self.images = images
+        self.middle = middle
+        self.digit_head = nn.Linear(width, 10)
+        self.sound_head = nn.Linear(width, 1)
+
+    def look(self, batch: Batch) -> Tensor:
+        """Loss of reading the digits from the visual tokens alone: the vision tower's warm-up."""
+        pixels = self.images.pixels(batch.grids, distort=True)
+        features = self.model.model.get_image_features(pixels, return_dict=True).pooler_output
+        return self._digit_loss(torch.cat(list(features)), batch)
+
+    def forward(self, batch: Batch) -> Losses:
+        """All losses of a batch."""
+        pixels = self.images.pixels(batch.grids, distort=True)
+        out = self.model.model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            pixel_values=pixels,
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        text, word = self._text_losses(out.last_hidden_state, batch)
+        total = text + WORD_WEIGHT * word
+        zero = text.new_zeros(())
+        sound = digit = zero
+        if self.middle:
+            hidden = self.model.model.language_model.norm(out.hidden_states[self.middle])
+            total = total + MIDDLE_WEIGHT * self._text_losses(hidden, batch)[0]
+            marked = batch.sound != IGNORED
+            if marked.any():
+                logits = self.sound_head(out.last_hidden_state[marked]).squeeze(-1).float()
+                sound = functional.binary_cross_entropy_with_logits(logits, batch.sound[marked].float())
+                total = total + SOUND_WEIGHT * sound
+        digit = self._digit_loss(out.image_hidden_states.flatten(0, -2), batch)
+        return Losses(total + DIGIT_WEIGHT * digit, text, word, sound, digit)
+
+    def _text_losses(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Cross entropy of the next token: of the reasoning, and of the judge's words."""
+        labels = batch.labels[:, 1:]
+        taught = labels != IGNORED
+        logits = self.model.lm_head(hidden[:, :-1][taught]).float()
+        losses = functional.cross_entropy(logits, labels[taught], reduction="none")
+        places = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+        is_word = (places == batch.words[:, None])[taught]
+        text = losses[~is_word].mean()
+        word = losses[is_word].mean() if is_word.any() else text.new_zeros(())
+        return text, word
+
+    def _digit_loss(self, features: Tensor, batch: Batch) -> Tensor:
+        logits = self.digit_head(features).float()
+        return functional.cross_entropy(logits, self.images.labels[batch.grids.flatten()])

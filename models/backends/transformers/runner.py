@@ -78,7 +78,7 @@ class Runner:
         self._rope_index = getattr(getattr(self._model, "model", None), "get_rope_index", None)
         self.store = PrefixStore(settings.kv_cache_memory_bytes if settings.enable_prefix_caching else 0)
         self.layout = self._find_layout()
-        self._fused: FusedLlama | None = None
+        self.fused: FusedLlama | None = None
         self._warm_up()
 
     @torch.inference_mode()
@@ -107,9 +107,9 @@ class Runner:
         plain = self._try_out()
         if self.layout is not None:
             with torch.inference_mode():
-                self._fused = fuse(self._model, self.max_model_len)
-            if self._fused is not None and not all(map(agree, self._try_out(), plain)):
-                self._fused = None
+                self.fused = fuse(self._model, self.max_model_len)
+            if self.fused is not None and not all(map(agree, self._try_out(), plain)):
+                self.fused = None
 
     def _try_out(self) -> list[torch.Tensor]:
         ids = tuple(range(min(8, self.vocabulary)))
@@ -167,13 +167,13 @@ class Runner:
     @torch.inference_mode()
     def decode(self, states: list[SequenceState], tokens: list[int]) -> list[torch.Tensor]:
         """Append a token to each sequence and return the logits (vocabulary,) of what follows each."""
-        if self._fused is None:
+        if self.fused is None:
             return [
                 self._forward(state, torch.tensor([[token]], device=self.device), 1, {})
                 for state, token in zip(states, tokens, strict=True)
             ]
         arenas = [self._reserve(state, 1) for state in states]
-        logits = self._fused.decode(tokens, arenas)
+        logits = self.fused.decode(tokens, arenas)
         for state in states:
             state.length += 1
         return list(logits)
@@ -192,8 +192,8 @@ class Runner:
         end = state.length + count
         if state.arena is not None:
             self._reserve(state, count)
-            if self._fused is not None and not features:
-                logits = self._fused.prefill(ids[0], state.arena)
+            if self.fused is not None and not features:
+                logits = self.fused.prefill(ids[0], state.arena)
                 state.length = end
                 return logits
             if state.cache_end != state.length:

@@ -1,4 +1,4 @@
-"""The runner and engine in this process, with tiny random models of several kinds, against transformers alone."""
+"""The runner and engine in this process, with tiny random models of several kinds, beside transformers."""
 
 import base64
 import io

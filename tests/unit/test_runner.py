@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,12 +22,14 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
 )
 
 from models.backends.transformers.config import HostSettings, ModelSettings
 from models.backends.transformers.engine import Engine
 from models.backends.transformers.errors import CancelledRequestError, OverloadedError
-from models.backends.transformers.prompt import PromptEncoder, parse_images
+from models.backends.transformers.prompt import Prompt, PromptEncoder, parse_images
 from models.backends.transformers.request import Limits, Output, RawRequest, Request
 from models.backends.transformers.runner import Runner
 from tests.cluster.triton_calls import picture
@@ -221,3 +224,59 @@ def test_stopping_fails_what_is_under_way(tmp_path: Path) -> None:
         _ = sink.text
     with pytest.raises(OverloadedError):
         served.begin("<|user|>x")
+
+
+def qwen(folder: Path) -> Qwen2VLForConditionalGeneration:
+    """A tiny model whose positions are of time, height and width; its processor is left out."""
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 4}
+    config = Qwen2VLConfig(
+        text_config={**LLAMA, "rope_parameters": rope},
+        vision_config=vision,
+        image_token_id=5,
+        video_token_id=6,
+        vision_start_token_id=7,
+        vision_end_token_id=8,
+    )
+    model = Qwen2VLForConditionalGeneration(config).eval()
+    save(folder, model)
+    return model
+
+
+def test_positions_in_three_dimensions_follow_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: Any = qwen(tmp_path)
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda folder: tiny_tokenizer())
+    runner = Runner(ModelSettings(tmp_path, dtype="float32"), CPU)
+    ids = [10, 11, 12, 7, *[5] * 6, 8, 20, 21, 22, 23, 24]
+    whole = torch.tensor([ids])
+    features = {
+        "pixel_values": torch.randn(24, 3 * 2 * 4 * 4),
+        "image_grid_thw": torch.tensor([[1, 6, 4]]),
+        "mm_token_type_ids": (whole == 5).int(),
+    }
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=whole,
+            attention_mask=torch.ones_like(whole),
+            max_new_tokens=12,
+            min_new_tokens=12,
+            do_sample=False,
+            **features,
+        )
+    key = np.array([-7 if token == 5 else token for token in ids])
+    prompt = Prompt(tuple(ids), key, 4, 10, features)
+    for budget in (3, 100, 100):  # from the second on, from the kept prefix
+        state = runner.open(prompt, 20)
+        logits = None
+        while logits is None:
+            _, logits = runner.prefill(state, budget)
+        tokens = [int(logits.argmax())]
+        while len(tokens) < 12:
+            tokens.append(int(runner.decode([state], tokens[-1:])[0].argmax()))
+        assert tokens == out[0, len(ids) :].tolist()
+        runner.close(state)
+        runner.share(state, np.concatenate([key, np.array(tokens)]))
+    assert runner.store.counts.hits == 2

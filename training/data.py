@@ -1,8 +1,13 @@
-"""Sequences of token ids with what is to be learnt of them, and batches of these."""
+"""Sequences of token ids with what is to be learnt of them, and batches of these.
+
+A sequence is a tree: its trunk is a whole true reasoning, and branches fork off behind a step, each with a candidate
+(or none, where the trunk's own step is judged), the judge's instruction and its word. A branch sees the trunk up to its fork and
+itself, just as if it stood alone; so one pass over the trunk serves many judgements.
+"""
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from services.common.pair import ReasoningSettings
 from services.common.prompts import Prompts
-from training.judging import Judgement, corrupted_step, true_step
+from training.judging import Judgement, corrupted_step
 from training.task import SIDE, Example, examples
 from training.tokens import END, IMAGE, INSTRUCTION, NEGATIVE, POSITIVE
 
@@ -21,31 +26,49 @@ REASONING = ReasoningSettings()
 
 @dataclass(slots=True)
 class Encoded:
-    """One sequence.
+    """One sequence; every list has an entry a token.
 
     Attributes:
-        labels: the id to be predicted *at* each place (not shifted), IGNORED where nothing is.
+        labels: the id to be predicted *at* each place by the token before it, IGNORED where nothing is.
         sound: 1 while a candidate is right so far, 0 from its first wrong token on, IGNORED elsewhere.
-        word: the place before the judge's word, or -1.
+        word: 1 where the label is the judge's word.
+        position: distance from the start, as the branch sees it.
+        branch: 0 for the trunk, then the branch's number.
+        fork: how many of the trunk's tokens a branch sees.
     """
 
     grid: tuple[int, ...]
-    ids: list[int]
-    labels: list[int]
-    sound: list[int]
-    word: int = -1
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    sound: list[int] = field(default_factory=list)
+    word: list[int] = field(default_factory=list)
+    position: list[int] = field(default_factory=list)
+    branch: list[int] = field(default_factory=list)
+    fork: list[int] = field(default_factory=list)
+
+    def add(self, ids: list[int], *, labels: list[int] | None = None, branch: int = 0, fork: int = 0) -> None:
+        """Appends tokens of one branch; what is not given is IGNORED."""
+        start = sum(number == branch for number in self.branch) + (fork if branch else 0)
+        self.ids += ids
+        self.labels += labels or [IGNORED] * len(ids)
+        self.sound += [IGNORED] * len(ids)
+        self.word += [0] * len(ids)
+        self.position += range(start, start + len(ids))
+        self.branch += [branch] * len(ids)
+        self.fork += [fork] * len(ids)
 
 
 @dataclass(slots=True)
 class Batch:
-    """Sequences padded on the right. Shapes: grids [B, 9]; words [B]; the others [B, T]."""
+    """Sequences padded on the right. Shapes: grids [B, 9]; sees [B, 1, T, T] bool; the others [B, T]."""
 
     grids: Tensor
     ids: Tensor
-    mask: Tensor
     labels: Tensor
     sound: Tensor
-    words: Tensor
+    word: Tensor
+    position: Tensor
+    sees: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
@@ -58,68 +81,84 @@ class Encoder:
     def __init__(self, tokenizer: Any, prompts: Prompts) -> None:
         self._tokenizer = tokenizer
         self._prompts = prompts
+        judge = prompts.judge("", 0, (), "", False, INSTRUCTION)
+        self._suffix = self.ids(judge[len(prompts.reasoning("", 0, ()) + REASONING.delimiter) :])
+        self._words = {True: self.ids(POSITIVE), False: self.ids(NEGATIVE)}
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text, with one image mark a cell."""
         expanded = text.replace(IMAGE, IMAGE * (SIDE * SIDE))
         return list(self._tokenizer(expanded, add_special_tokens=False)["input_ids"])
 
-    def reasoning(self, example: Example) -> Encoded:
-        """The whole reasoning with its answer."""
+    def tree(self, example: Example, judgements: Sequence[Judgement]) -> Encoded:
+        """The whole reasoning with its answer, and a branch for each judgement."""
+        encoded = Encoded(example.grid)
         opening = self._prompts.reasoning(example.question, 1, ())
-        closed = self._prompts.answer(example.question, 1, example.steps)
-        asked = self.ids(opening)
-        said = self.ids(closed[len(opening) :] + example.answer + END)
-        ids = asked + said
-        return Encoded(example.grid, ids, [IGNORED] * len(asked) + said, [IGNORED] * len(ids))
+        encoded.add(self.ids(opening))
+        forks = [len(encoded.ids)]
+        last = len(example.steps) - 1
+        for index, step in enumerate(example.steps):
+            said = self.ids(_written(step, index == last))
+            encoded.add(said, labels=said)
+            forks.append(len(encoded.ids))
+        said = self.ids(example.answer + END)
+        encoded.add(said, labels=said)
+        for branch, judgement in enumerate(judgements, 1):
+            if judgement.right:
+                self._judge(encoded, True, branch, forks[judgement.index + 1])
+            else:
+                fork = forks[judgement.index]
+                truth = encoded.ids[fork : forks[judgement.index + 1]]
+                self._candidate(encoded, judgement, truth, branch, fork)
+                self._judge(encoded, False, branch, fork)
+        return encoded
 
-    def judgement(self, judgement: Judgement) -> Encoded:
-        """A right prefix, the candidate, and the word that judges it."""
-        example, index = judgement.example, judgement.index
-        steps = example.steps[:index]
-        opening = self._prompts.reasoning(example.question, 1, ())
-        before = self._prompts.reasoning(example.question, 1, steps)
-        asked, prefix = self.ids(opening), self.ids(before[len(opening) :])
-        candidate = self.ids(self._written(judgement.text, judgement.closes))
-        truth = self.ids(self._written(example.steps[index], index == len(example.steps) - 1))
-        whole = self._prompts.judge(example.question, 1, steps, judgement.text, judgement.closes, INSTRUCTION)
-        suffix = self.ids(whole[len(before) + len(self._written(judgement.text, judgement.closes)) :])
-        word = self.ids(POSITIVE if judgement.right else NEGATIVE)
-        sound, right = [], 1
-        for place, token in enumerate(candidate):
-            right = int(right and place < len(truth) and truth[place] == token)
-            sound.append(right)
-        # The right token is to be predicted up to and including the first wrong one.
-        known = sum(sound)
-        learnt = truth[: known + 1] if known < len(candidate) else truth[:known]
-        said = (learnt + [IGNORED] * len(candidate))[: len(candidate)]
-        ids = asked + prefix + candidate + suffix + word
-        labels = [IGNORED] * len(asked) + prefix + said + [IGNORED] * len(suffix) + word
-        around = len(asked) + len(prefix)
-        marks = [IGNORED] * around + sound + [IGNORED] * (len(suffix) + len(word))
-        return Encoded(example.grid, ids, labels, marks, word=len(ids) - 2)
+    def _candidate(
+        self, encoded: Encoded, judgement: Judgement, truth: list[int], branch: int, fork: int
+    ) -> None:
+        candidate = self.ids(_written(judgement.text, judgement.closes))
+        known = 0
+        for right, said in zip(truth, candidate, strict=False):
+            if right != said:
+                break
+            known += 1
+        encoded.add(candidate, branch=branch, fork=fork)
+        encoded.sound[-len(candidate) :] = [int(place < known) for place in range(len(candidate))]
 
-    @staticmethod
-    def _written(text: str, closes: bool) -> str:
-        close = f"\n{REASONING.think_close}" if closes else ""
-        return f"{text}{close}{REASONING.delimiter}"
+    def _judge(self, encoded: Encoded, right: bool, branch: int, fork: int) -> None:
+        word = self._words[right]
+        encoded.add(self._suffix, branch=branch, fork=fork)
+        encoded.add(word, labels=word, branch=branch, fork=fork)
+        encoded.word[-1] = 1
+
+
+def _written(text: str, closes: bool) -> str:
+    close = f"\n{REASONING.think_close}" if closes else ""
+    return f"{text}{close}{REASONING.delimiter}"
 
 
 def collate(sequences: Sequence[Encoded], pad: int) -> Batch:
-    """Pads on the right, to a multiple of 32 so that few shapes occur."""
+    """Pads on the right, to a multiple of 16 so that few shapes occur."""
     longest = max(len(sequence.ids) for sequence in sequences)
-    length = (longest + 31) // 32 * 32
+    length = (longest + 15) // 16 * 16
 
-    def padded(rows: list[list[int]], filler: int) -> Tensor:
+    def padded(name: str, filler: int) -> Tensor:
+        rows = [getattr(sequence, name) for sequence in sequences]
         return torch.tensor([row + [filler] * (length - len(row)) for row in rows])
 
+    branch, fork = padded("branch", -1), padded("fork", 0)
+    place = torch.arange(length)
+    earlier = place[None, :] <= place[:, None]
+    own = branch[:, None, :] == branch[:, :, None]
+    trunk = (branch[:, None, :] == 0) & (place[None, None, :] < fork[:, :, None])
     return Batch(
         grids=torch.tensor([sequence.grid for sequence in sequences]),
-        ids=padded([sequence.ids for sequence in sequences], pad),
-        mask=padded([[1] * len(sequence.ids) for sequence in sequences], 0),
-        labels=padded([sequence.labels for sequence in sequences], IGNORED),
-        sound=padded([sequence.sound for sequence in sequences], IGNORED),
-        words=torch.tensor([sequence.word for sequence in sequences]),
+        ids=padded("ids", pad),
+        labels=padded("labels", IGNORED),
+        sound=padded("sound", IGNORED),
+        word=padded("word", 0).bool(),
+        position=padded("position", 0),
+        sees=(earlier & (own | trunk))[:, None],
     )
 
 
@@ -127,7 +166,7 @@ class Stream(IterableDataset[Batch]):
     """Batches without end, for worker processes.
 
     Args:
-        judging: share of sequences that judge a candidate.
+        branches: wrong candidates in a tree at most, each beside the judgement of a right step.
         natural: candidates that the draft wrote itself, wrong ones among them; empty at first.
     """
 
@@ -138,15 +177,19 @@ class Stream(IterableDataset[Batch]):
         *,
         size: int,
         seed: int,
-        judging: float = 0.0,
+        branches: int = 0,
         natural: Sequence[Judgement] = (),
     ) -> None:
         self._encoder = encoder
         self._pad = pad
         self._size = size
         self._seed = seed
-        self._judging = judging
-        self._wrong = [judgement for judgement in natural if not judgement.right]
+        self._branches = branches
+        wrong: dict[Example, list[Judgement]] = {}
+        for judgement in natural:
+            if not judgement.right:
+                wrong.setdefault(judgement.example, []).append(judgement)
+        self._wrong = list(wrong.values())
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
@@ -154,13 +197,28 @@ class Stream(IterableDataset[Batch]):
         rng = random.Random(self._seed * 1000 + (worker.id if worker else 0))
         source = examples(rng, held_out=False)
         while True:
-            yield collate([self._draw(rng, source) for _ in range(self._size)], self._pad)
+            # Sequences of like length go together, so that little is padded.
+            drawn = sorted((self._draw(rng, source) for _ in range(8 * self._size)), key=_length)
+            batches = [drawn[start : start + self._size] for start in range(0, len(drawn), self._size)]
+            rng.shuffle(batches)
+            for batch in batches:
+                yield collate(batch, self._pad)
 
     def _draw(self, rng: random.Random, source: Iterator[Example]) -> Encoded:
-        if rng.random() >= self._judging:
-            return self._encoder.reasoning(next(source))
-        if rng.random() < 0.5:
-            return self._encoder.judgement(true_step(rng, next(source)))
-        if self._wrong and rng.random() < 0.65:
-            return self._encoder.judgement(rng.choice(self._wrong))
-        return self._encoder.judgement(corrupted_step(rng, next(source)))
+        wrong: list[Judgement] = []
+        example = next(source)
+        if self._branches and self._wrong and rng.random() < 0.6:
+            wrong = rng.choice(self._wrong)[: self._branches]
+            example = wrong[0].example
+        wrong = wrong + [corrupted_step(rng, example) for _ in range(self._branches - len(wrong))]
+        # Beside each wrong candidate the right step of the same place: what tells them apart is the step alone.
+        last = len(example.steps) - 1
+        right = [
+            Judgement(example, index, example.steps[index], index == last)
+            for index in sorted({judgement.index for judgement in wrong})
+        ]
+        return self._encoder.tree(example, wrong + right)
+
+
+def _length(sequence: Encoded) -> int:
+    return len(sequence.ids)

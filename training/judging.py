@@ -22,12 +22,6 @@ class Judgement:
         return self.text == self.example.steps[self.index] and self.closes == last
 
 
-def true_step(rng: random.Random, example: Example) -> Judgement:
-    """A right candidate."""
-    index = rng.randrange(len(example.steps))
-    return Judgement(example, index, example.steps[index], index == len(example.steps) - 1)
-
-
 def corrupted_step(rng: random.Random, example: Example) -> Judgement:
     """A wrong candidate made from a right one: a misread or miscounted digit, another step, a wrong end."""
     while True:

@@ -31,8 +31,8 @@ class Size:
 
 # Depth decides the time per token on a CPU, and how well the target compares a step with its own.
 SIZES = {
-    "target": Size(layers=10, width=256, heads=4, inner=768, vision_layers=4, vision_width=128),
-    "draft": Size(layers=2, width=128, heads=4, inner=384, vision_layers=1, vision_width=64),
+    "target": Size(layers=8, width=192, heads=4, inner=512, vision_layers=3, vision_width=96),
+    "draft": Size(layers=2, width=96, heads=4, inner=256, vision_layers=1, vision_width=64),
 }
 
 

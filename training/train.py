@@ -27,14 +27,24 @@ from training.model import SIZES, make_model, make_processor
 from training.task import examples
 from training.tokens import make_tokenizer
 from training.trainee import Trainee
-from training.writing import Writer, places
+from training.writing import Writer
 
 SAVE_SECONDS = 60.0
+
+Optimizers = list[torch.optim.Optimizer]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long and how fast. Steps are batches of `batch` sequences; rates are AdamW's peak."""
+    """How long and how fast.
+
+    Attributes:
+        batch: sequences a step.
+        natural: steps to collect from the draft.
+        draft_rate: peak learning rate.
+        branches: wrong candidates in each of the target's sequences.
+        compiled: fuse the decoder's layers, a third less time on a CPU; needs a C++ compiler.
+    """
 
     batch: int = 32
     look_steps: int = 600
@@ -44,8 +54,9 @@ class Recipe:
     natural: int = 40_000
     draft_rate: float = 2e-3
     target_rate: float = 1e-3
-    judging: float = 0.75
+    branches: int = 3
     workers: int = 1
+    compiled: bool = False
     seed: int = 0
 
     @classmethod
@@ -72,23 +83,31 @@ class Run:
         self._encoder = Encoder(self._tokenizer, self._prompts)
         self._images = Images(device)
 
-    def run(self) -> None:
-        """All phases, or what is left of them."""
+    def draft(self) -> None:
+        """Teaches the draft, and collects its natural mistakes."""
         recipe = self._recipe
         draft = self._trainee("draft", middle=0)
         self._phase("draft-look", draft, recipe.look_steps, recipe.draft_rate, look=True)
         self._phase("draft-reason", draft, recipe.draft_steps, recipe.draft_rate)
         self.export("draft", draft)
-        natural = self._natural(draft)
+        self._natural(draft)
+
+    def target(self) -> None:
+        """Teaches the target to reason, and then to judge the draft's natural mistakes too."""
+        recipe = self._recipe
         target = self._trainee("target", middle=SIZES["target"].layers // 2)
         self._phase("target-look", target, recipe.look_steps, recipe.target_rate, look=True)
-        self._phase("target-reason", target, recipe.reason_steps, recipe.target_rate, judging=0.3)
+        self._phase(
+            "target-reason", target, recipe.reason_steps, recipe.target_rate, branches=recipe.branches
+        )
+        self.export("target", target)
+        natural = list(torch.load(self._folder / "natural.pt", weights_only=False))
         self._phase(
             "target-judge",
             target,
             recipe.judge_steps,
             recipe.target_rate,
-            judging=recipe.judging,
+            branches=recipe.branches,
             natural=natural,
         )
         self.export("target", target)
@@ -118,6 +137,9 @@ class Run:
 
     def _trainee(self, name: str, *, middle: int) -> Trainee:
         model = make_model(SIZES[name], self._tokenizer)
+        if self._recipe.compiled:
+            for layer in model.model.language_model.layers:
+                layer.compile(dynamic=True)
         return Trainee(model, self._images, middle=middle).to(self._device)
 
     def _phase(
@@ -128,15 +150,13 @@ class Run:
         rate: float,
         *,
         look: bool = False,
-        judging: float = 0.0,
+        branches: int = 0,
         natural: list[Judgement] | None = None,
     ) -> None:
         """Trains for `steps`, on a cosine from `rate` to a twentieth of it."""
         path = self._folder / f"{name}.pt"
-        optimizer = torch.optim.AdamW(
-            trainee.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True
-        )
-        done = self._restore(path, trainee, optimizer)
+        optimizers = _optimizers(trainee, rate)
+        done = self._restore(path, trainee, optimizers)
         if done >= steps:
             return
         stream = Stream(
@@ -145,7 +165,7 @@ class Run:
             size=self._recipe.batch,
             # A run that goes on must not see the same batches again.
             seed=self._recipe.seed + 7 * done + sum(map(ord, name)),
-            judging=judging,
+            branches=branches,
             natural=natural or (),
         )
         loader: Iterator[Batch] = iter(DataLoader(stream, batch_size=None, num_workers=self._recipe.workers))
@@ -153,22 +173,23 @@ class Run:
         saved = time.monotonic()
         with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=2) as bar:
             for step in range(done, steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * _schedule(step, steps)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate * _schedule(step, steps)
                 batch = next(loader).to(self._device)
-                shown = self._learn(trainee, optimizer, batch, look=look)
+                shown = self._learn(trainee, optimizers, batch, look=look)
                 bar.update()
                 if step % 50 == 49 or step == steps - 1:
                     figures = {key: round(value.item(), 4) for key, value in shown.items()}
                     bar.set_postfix(figures)
                     self._note({"phase": name, "step": step + 1, **figures})
                 if time.monotonic() - saved > SAVE_SECONDS:
-                    self._save(path, trainee, optimizer, step + 1)
+                    self._save(path, trainee, optimizers, step + 1)
                     saved = time.monotonic()
-        self._save(path, trainee, optimizer, steps)
+        self._save(path, trainee, optimizers, steps)
 
     def _learn(
-        self, trainee: Trainee, optimizer: torch.optim.Optimizer, batch: Batch, *, look: bool
+        self, trainee: Trainee, optimizers: Optimizers, batch: Batch, *, look: bool
     ) -> dict[str, torch.Tensor]:
         with torch.autocast(self._device.type, torch.bfloat16):
             if look:
@@ -178,52 +199,73 @@ class Run:
                 losses = trainee(batch)
                 total = losses.total
                 shown = {name: getattr(losses, name) for name in ("text", "word", "sound", "digit")}
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        trainee.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         return {name: value.detach() for name, value in shown.items()}
 
-    def _natural(self, draft: Trainee) -> list[Judgement]:
-        """Steps that the draft wrote on training images given true prefixes, right and wrong."""
+    def _natural(self, draft: Trainee) -> None:
+        """Steps that the draft writes on training images given true prefixes, right and wrong."""
         path = self._folder / "natural.pt"
         if path.exists():
-            return list(torch.load(path, weights_only=False))
+            return
         rng = random.Random(self._recipe.seed + 1)
         source = examples(rng, held_out=False)
         writer, found = self.writer(draft), list[Judgement]()
         with tqdm(total=self._recipe.natural, desc="natural steps", unit="step") as bar:
             while len(found) < self._recipe.natural:
-                count = min(512, self._recipe.natural - len(found))
                 temperature = rng.choice((0.0, 0.7, 1.0))
-                asked = places(rng, list(islice(source, count)))
+                asked = [
+                    (example, index) for example in islice(source, 64) for index in range(len(example.steps))
+                ]
                 found += writer.candidates(asked, temperature=temperature)
-                bar.update(count)
+                bar.update(len(asked))
         wrong = sum(not judgement.right for judgement in found)
         self._note({"phase": "natural", "steps": len(found), "wrong": wrong})
-        torch.save(found, path)
-        return found
+        partial = path.with_suffix(".partial")
+        torch.save(found, partial)
+        partial.replace(path)
 
     # --- files ------------------------------------------------------------------------------------
 
-    def _save(self, path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, done: int) -> None:
+    def _save(self, path: Path, trainee: Trainee, optimizers: Optimizers, done: int) -> None:
         partial = path.with_suffix(".partial")
         torch.save(
-            {"done": done, "model": trainee.state_dict(), "optimizer": optimizer.state_dict()}, partial
+            {
+                "done": done,
+                "model": trainee.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            },
+            partial,
         )
         partial.replace(path)
 
-    def _restore(self, path: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) -> int:
+    def _restore(self, path: Path, trainee: Trainee, optimizers: Optimizers) -> int:
         if not path.exists():
             return 0
         saved: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
         trainee.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         return int(saved["done"])
 
     def _note(self, figures: dict[str, Any]) -> None:
         with (self._folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(figures) + "\n")
+
+
+def _optimizers(trainee: Trainee, rate: float) -> Optimizers:
+    """Muon for the decoder's matrices, where it learns from fewer steps; AdamW for all else."""
+    matrices, others = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in trainee.named_parameters():
+        inner = "language_model.layers" in name and parameter.ndim == 2
+        (matrices if inner else others).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.05, fused=True),
+    ]
 
 
 def _schedule(step: int, steps: int) -> float:

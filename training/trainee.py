@@ -56,7 +56,8 @@ class Trainee(nn.Module):
         pixels = self.images.pixels(batch.grids, distort=True)
         out = self.model.model(
             input_ids=batch.ids,
-            attention_mask=batch.mask,
+            attention_mask=batch.sees,
+            position_ids=batch.position,
             pixel_values=pixels,
             output_hidden_states=True,
             use_cache=False,
@@ -82,8 +83,7 @@ class Trainee(nn.Module):
         taught = labels != IGNORED
         logits = self.model.lm_head(hidden[:, :-1][taught]).float()
         losses = functional.cross_entropy(logits, labels[taught], reduction="none")
-        places = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
-        is_word = (places == batch.words[:, None])[taught]
+        is_word = batch.word[:, 1:][taught]
         text = losses[~is_word].mean()
         word = losses[is_word].mean() if is_word.any() else text.new_zeros(())
         return text, word

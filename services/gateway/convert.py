@@ -6,7 +6,7 @@ from services.gateway.messages import Author, Reason, Step, Verdict
 AUTHORS = {Author.DRAFT: gateway_pb2.AUTHOR_DRAFT, Author.TARGET: gateway_pb2.AUTHOR_TARGET}
 
 _REASONS: dict[Reason, common_pb2.VerdictReason] = {
-    reason: common_pb2.VerdictReason.Value(f"VERDICT_REASON_{reason.name}") for reason in Reason
+    reason: getattr(common_pb2, f"VERDICT_REASON_{reason.name}") for reason in Reason
 }
 _BY_VALUE = {value: reason for reason, value in _REASONS.items()}
 

@@ -23,7 +23,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
 
     def __init__(
         self,
-        target: target_pb2_grpc.TargetServiceAsyncStub,
+        target: "target_pb2_grpc.TargetServiceAsyncStub",
         settings: TbvmSettings,
         *,
         top: int,

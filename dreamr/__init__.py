@@ -1,0 +1,34 @@
+"""Ask a dreamr cluster questions about images, and see its reasoning commit step by step.
+
+async with dreamr.AsyncClient("127.0.0.1:7000") as client:
+    answer = await client.ask("how many wheels are there?", images=["bus.png"])
+"""
+
+from dreamr.client import AsyncClient
+from dreamr.errors import (
+    DeadlineError,
+    DreamrError,
+    InvalidRequestError,
+    OverloadedError,
+    ServerError,
+    UnavailableError,
+)
+from dreamr.events import Activity, Answer, Commit, Event, Finished, Started, Totals, Verdict
+
+__all__ = [
+    "Activity",
+    "Answer",
+    "AsyncClient",
+    "Commit",
+    "DeadlineError",
+    "DreamrError",
+    "Event",
+    "Finished",
+    "InvalidRequestError",
+    "OverloadedError",
+    "ServerError",
+    "Started",
+    "Totals",
+    "UnavailableError",
+    "Verdict",
+]

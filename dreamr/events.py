@@ -1,0 +1,231 @@
+"""What a session tells: plain frozen values. Times are seconds since the session started."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dreamr.v1 import common_pb2, gateway_pb2
+
+Author = Literal["draft", "target"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Accept or reject, with the evidence; probabilities are within 0..1, `seconds` is how long it took."""
+
+    accept: bool
+    reason: str
+    p_pos: float
+    p_neg: float
+    score: float
+    alpha: float
+    mass: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The session exists; `durable` tells whether it outlives the gateway."""
+
+    session_id: str
+    policy: str
+    window: int
+    alpha: float
+    durable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Something began, ended or was cancelled in the cluster.
+
+    Attributes:
+        call: the piece of work, within the session.
+        part: draft, rival, verdict or answer.
+        phase: started, step, done, cancelled or failed.
+        index: the position worked on.
+    """
+
+    call: int
+    part: str
+    phase: str
+    index: int
+    at: float
+    text: str
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A committed step; nothing committed is ever taken back.
+
+    Attributes:
+        tokens: generated for it.
+        verdict: on the candidate of this position; with a rival committed, the one that rejected it.
+        started: when the work on it began.
+        written: when its text was complete.
+        committed: when it was committed.
+    """
+
+    index: int
+    text: str
+    author: Author
+    tokens: int
+    closes: bool
+    verdict: Verdict | None
+    started: float
+    written: float
+    committed: float
+
+    @property
+    def score(self) -> float | None:
+        """The score of the position's candidate; None where nobody scored."""
+        return self.verdict.score if self.verdict and self.verdict.mass > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTotals:
+    """One model's account: calls and tokens, and seconds that calls were under way."""
+
+    calls: int
+    cancelled_calls: int
+    generated_tokens: int
+    committed_tokens: int
+    wasted_tokens: int
+    busy_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierTotals:
+    """The judging's account."""
+
+    calls: int
+    cancelled_calls: int
+    busy_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """A session's account: committed steps by author, candidates by fate, and the models' shares."""
+
+    steps_by_draft: int
+    steps_by_target: int
+    accepted: int
+    rejected: int
+    cancelled: int
+    draft: ModelTotals
+    target: ModelTotals
+    verifier: VerifierTotals
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end: the answer and what it took. `reason` is stop or length."""
+
+    answer: str
+    reason: str
+    totals: Totals
+    seconds: float
+    degraded: tuple[str, ...]
+
+
+Event = Started | Activity | Commit | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole session, put together."""
+
+    answer: str
+    policy: str
+    session_id: str
+    steps: tuple[Commit, ...]
+    totals: Totals
+    seconds: float
+    degraded: tuple[str, ...]
+
+
+def from_proto(response: gateway_pb2.ReasonResponse) -> Event | None:
+    """The event that a message stands for; None for one that this version does not know."""
+    match response.WhichOneof("event"):
+        case "started":
+            started = response.started
+            return Started(started.session_id, started.policy, started.window, started.alpha, started.durable)
+        case "activity":
+            return _activity(response.activity)
+        case "commit":
+            return _commit(response.commit)
+        case "finished":
+            return _finished(response.finished)
+        case _:
+            return None
+
+
+def _verdict(verdict: common_pb2.Verdict) -> Verdict:
+    return Verdict(
+        accept=verdict.accept,
+        reason=common_pb2.VerdictReason.Name(verdict.reason).removeprefix("VERDICT_REASON_").lower(),
+        p_pos=verdict.p_pos,
+        p_neg=verdict.p_neg,
+        score=verdict.score,
+        alpha=verdict.alpha,
+        mass=verdict.mass,
+        seconds=verdict.seconds,
+    )
+
+
+def _activity(activity: gateway_pb2.Activity) -> Activity:
+    return Activity(
+        call=activity.call,
+        part=gateway_pb2.Part.Name(activity.part).removeprefix("PART_").lower(),
+        phase=gateway_pb2.Phase.Name(activity.phase).removeprefix("PHASE_").lower(),
+        index=activity.index,
+        at=activity.at,
+        text=activity.text,
+        verdict=_verdict(activity.verdict) if activity.HasField("verdict") else None,
+    )
+
+
+def _commit(commit: gateway_pb2.Commit) -> Commit:
+    return Commit(
+        index=commit.index,
+        text=commit.step.text,
+        author="draft" if commit.author == gateway_pb2.AUTHOR_DRAFT else "target",
+        tokens=commit.step.tokens,
+        closes=commit.step.closes,
+        verdict=_verdict(commit.verdict) if commit.HasField("verdict") else None,
+        started=commit.timings.started,
+        written=commit.timings.written,
+        committed=commit.timings.committed,
+    )
+
+
+def _model(totals: gateway_pb2.ModelTotals) -> ModelTotals:
+    return ModelTotals(
+        calls=totals.calls,
+        cancelled_calls=totals.cancelled_calls,
+        generated_tokens=totals.generated_tokens,
+        committed_tokens=totals.committed_tokens,
+        wasted_tokens=totals.wasted_tokens,
+        busy_seconds=totals.busy_seconds,
+    )
+
+
+def _finished(finished: gateway_pb2.Finished) -> Finished:
+    totals = finished.totals
+    return Finished(
+        answer=finished.answer,
+        reason=gateway_pb2.FinishReason.Name(finished.reason).removeprefix("FINISH_REASON_").lower(),
+        totals=Totals(
+            steps_by_draft=totals.steps_by_draft,
+            steps_by_target=totals.steps_by_target,
+            accepted=totals.accepted,
+            rejected=totals.rejected,
+            cancelled=totals.cancelled,
+            draft=_model(totals.draft),
+            target=_model(totals.target),
+            verifier=VerifierTotals(
+                totals.verifier.calls, totals.verifier.cancelled_calls, totals.verifier.busy_seconds
+            ),
+        ),
+        seconds=finished.seconds,
+        degraded=tuple(finished.degraded),
+    )

@@ -63,7 +63,7 @@ class TritonServer:
         metrics_port: int = 0,
         log_path: Path | None = None,
         start_seconds: float = 120.0,
-        stop_seconds: float = 15.0,
+        stop_seconds: float = 10.0,
     ) -> None:
         self._repository = repository
         self._models = models
@@ -237,7 +237,7 @@ class TritonServer:
             "--allow-gpu-metrics=false",
             "--allow-cpu-metrics=false",
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
-            f"--exit-timeout-secs={max(1, int(self._stop_seconds) - 5)}",
+            f"--exit-timeout-secs={max(1, int(self._stop_seconds / 2))}",
         ]
 
     @staticmethod

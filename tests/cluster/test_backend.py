@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -402,3 +403,31 @@ async def test_stopping_leaves_no_process_and_no_shared_memory(tiny: Path, tmp_p
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
     assert regions(server) == []
+
+
+ORPHAN = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from dreamr.cluster.triton import TritonServer
+
+async def main():
+    server = TritonServer(Path(sys.argv[1]))
+    await server.start()
+    print(server.pid, server.region_prefix, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_server_ends_when_its_starter_is_killed(tiny: Path, tmp_path: Path) -> None:
+    add_model(tmp_path, "tiny", {"model": str(tiny)})
+    starter = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ORPHAN, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(starter.communicate(), 120)
+    pid, prefix = out.decode().split()
+    async with asyncio.timeout(30):
+        while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110, ASYNC240 - not our child: nothing to await
+            await asyncio.sleep(0.1)
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]

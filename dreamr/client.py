@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 
 from dreamr import events
-from dreamr.errors import ServerError, from_rpc
+from dreamr.errors import from_rpc
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 
 if TYPE_CHECKING:
@@ -124,29 +124,11 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> events.Answer:
         """Asks and waits for the whole answer; arguments and errors are those of `reason`."""
-        steps: list[events.Commit] = []
-        started: events.Started | None = None
         stream = self.reason(
             question, images=images, policy=policy, window=window, alpha=alpha, timeout=timeout
         )
         async with aclosing(stream) as happened:
-            async for event in happened:
-                match event:
-                    case events.Started():
-                        started = event
-                    case events.Commit():
-                        steps.append(event)
-                    case events.Finished() if started:
-                        return events.Answer(
-                            answer=event.answer,
-                            policy=started.policy,
-                            session_id=started.session_id,
-                            steps=tuple(steps),
-                            totals=event.totals,
-                            seconds=event.seconds,
-                            degraded=event.degraded,
-                        )
-        raise ServerError("the session ended without an answer")
+            return events.Answer.of([event async for event in happened])
 
 
 def _read(image: "str | PathLike[str] | bytes | Image") -> bytes:

@@ -1,8 +1,10 @@
 """What a session tells: plain frozen values. Times are seconds since the session started."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from dreamr.errors import ServerError
 from dreamr.v1 import common_pb2, gateway_pb2
 
 Author = Literal["draft", "target"]
@@ -141,6 +143,28 @@ class Answer:
     totals: Totals
     seconds: float
     degraded: tuple[str, ...]
+
+    @classmethod
+    def of(cls, happened: Iterable[Event]) -> "Answer":
+        """From all events of a session.
+
+        Raises:
+            ServerError: it did not finish.
+        """
+        kept = list(happened)
+        started = next((event for event in kept if isinstance(event, Started)), None)
+        finished = next((event for event in kept if isinstance(event, Finished)), None)
+        if started is None or finished is None:
+            raise ServerError("the session ended without an answer")
+        return cls(
+            answer=finished.answer,
+            policy=started.policy,
+            session_id=started.session_id,
+            steps=tuple(event for event in kept if isinstance(event, Commit)),
+            totals=finished.totals,
+            seconds=finished.seconds,
+            degraded=finished.degraded,
+        )
 
 
 def from_proto(response: gateway_pb2.ReasonResponse) -> Event | None:

@@ -25,6 +25,7 @@ class ReasoningSettings(_Section):
     think_close: str = Field("</think>", min_length=1)
     max_step_tokens: int = Field(512, ge=1, le=4096)
     max_steps: int = Field(128, ge=1, le=256)
+    max_reasoning_tokens: int = Field(16_384, ge=1)
     max_answer_tokens: int = Field(1024, ge=1, le=8192)
     max_question_chars: int = Field(32_000, ge=1)
     min_images: int = Field(0, ge=0)

@@ -34,9 +34,9 @@ _BACKOFF_SECONDS = 0.1
 class Cluster:
     """The other services, as this gateway knows them."""
 
-    draft: Replicas[draft_pb2_grpc.DraftServiceAsyncStub]
-    target: Replicas[target_pb2_grpc.TargetServiceAsyncStub]
-    verifier: Replicas[verifier_pb2_grpc.VerifierServiceAsyncStub]
+    draft: "Replicas[draft_pb2_grpc.DraftServiceAsyncStub]"
+    target: "Replicas[target_pb2_grpc.TargetServiceAsyncStub]"
+    verifier: "Replicas[verifier_pb2_grpc.VerifierServiceAsyncStub]"
 
     @classmethod
     def connect(cls, draft: str, target: str, verifier: str) -> "Cluster":

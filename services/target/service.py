@@ -65,7 +65,10 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
                 self._prompts.reasoning(ahead.question, len(images), steps),
                 images,
                 sampling,
-                max_tokens=max_tokens * max(1, self._settings.max_steps - len(steps)),
+                max_tokens=min(
+                    max_tokens * max(1, self._settings.max_steps - len(steps)),
+                    self._settings.max_reasoning_tokens,
+                ),
                 seconds=seconds_left(context, self._max_seconds),
                 on_progress=report,
             ):

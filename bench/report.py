@@ -1,0 +1,123 @@
+"""Samples as JSON and as a table."""
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from statistics import fmean
+from typing import Any
+
+from rich.table import Table
+
+from bench.runner import Sample, Samples
+from bench.statistics import difference_of_means, quantile, ratio_of_means
+
+BASELINE = "target"
+
+
+def to_json(samples: Samples, *, seed: int) -> dict[str, Any]:
+    """Figures of each policy, and the others against `target` where it was measured."""
+    report: dict[str, Any] = {
+        "questions": len(next(iter(samples.by_policy.values()))),
+        "seed": seed,
+        "environment": _environment(),
+        "policies": {name: _figures(found) for name, found in samples.by_policy.items()},
+        "speedup": {},
+        "accuracy_difference": {},
+    }
+    baseline = samples.by_policy.get(BASELINE)
+    for name, found in samples.by_policy.items() if baseline else ():
+        if name == BASELINE:
+            continue
+        assert baseline is not None
+        speedup = ratio_of_means(_seconds(baseline), _seconds(found))
+        report["speedup"][name] = {"ratio": speedup.value, "ci95": list(speedup.ci95)}
+        accuracy = difference_of_means([one.right for one in found], [one.right for one in baseline])
+        report["accuracy_difference"][name] = {"value": accuracy.value, "ci95": list(accuracy.ci95)}
+    return report
+
+
+def table(report: dict[str, Any]) -> Table:
+    """The report for a reader."""
+    shown = Table(title=f"{report['questions']} questions, policies interleaved")
+    for column in (
+        *("policy", "accuracy", "mean s", "p50 s", "p95 s", "speedup (95%)", "tokens", "accepted"),
+        *("wasted", "CPU s"),
+    ):
+        shown.add_column(column, justify="left" if column == "policy" else "right")
+    for name, figures in report["policies"].items():
+        latency = figures["latency_seconds"]
+        speedup = report["speedup"].get(name)
+        ratio = (
+            f"{speedup['ratio']:.2f} ({speedup['ci95'][0]:.2f}..{speedup['ci95'][1]:.2f})"
+            if speedup
+            else "1"
+            if name == BASELINE
+            else ""
+        )
+        accepted, spent = figures["acceptance"], figures["cpu_seconds"]
+        shown.add_row(
+            name,
+            f"{figures['accuracy']:.1%}",
+            *(f"{latency[key]:.3f}" for key in ("mean", "p50", "p95")),
+            ratio,
+            f"{figures['tokens_per_answer']:.0f}",
+            "" if accepted is None else f"{accepted:.1%}",
+            f"{figures['wasted_tokens']:.0f}",
+            "" if spent is None else f"{spent:.2f}",
+        )
+    return shown
+
+
+def _figures(found: Sequence[Sample]) -> dict[str, Any]:
+    totals = [one.answer.totals for one in found]
+    seconds = _seconds(found)
+    judged = sum(total.accepted + total.rejected for total in totals)
+    spent = [one.cpu_seconds for one in found if one.cpu_seconds is not None]
+
+    def mean(of: Callable[[Any], float]) -> float:
+        return fmean(map(of, totals))
+
+    return {
+        "accuracy": fmean(one.right for one in found),
+        "latency_seconds": {
+            "mean": fmean(seconds),
+            "p50": quantile(seconds, 0.5),
+            "p95": quantile(seconds, 0.95),
+        },
+        "tokens_per_answer": mean(lambda total: total.draft.committed_tokens + total.target.committed_tokens),
+        "steps_per_answer": fmean(len(one.answer.steps) for one in found),
+        "acceptance": sum(total.accepted for total in totals) / judged if judged else None,
+        "wasted_tokens": mean(lambda total: total.draft.wasted_tokens + total.target.wasted_tokens),
+        "wasted_tokens_by_model": {
+            "draft": mean(lambda total: total.draft.wasted_tokens),
+            "target": mean(lambda total: total.target.wasted_tokens),
+        },
+        "busy_seconds": {
+            "draft": mean(lambda total: total.draft.busy_seconds),
+            "target": mean(lambda total: total.target.busy_seconds),
+            "verifier": mean(lambda total: total.verifier.busy_seconds),
+        },
+        "cpu_seconds": fmean(spent) if spent else None,
+        "degraded": sum(bool(one.answer.degraded) for one in found),
+    }
+
+
+def _seconds(found: Sequence[Sample]) -> list[float]:
+    return [one.seconds for one in found]
+
+
+def _environment() -> dict[str, Any]:
+    packages = ("grpcio", "torch", "transformers", "nvidia-pytriton")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **versions,
+    }

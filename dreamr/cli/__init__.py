@@ -1,0 +1,5 @@
+"""The command line: `dreamr`."""
+
+from dreamr.cli.main import main
+
+__all__ = ["main"]

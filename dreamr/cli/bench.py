@@ -1,0 +1,59 @@
+"""`dreamr bench`"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from dreamr.cli.running import AddressOption, cluster_at, progress, run
+from dreamr.client import AsyncClient
+
+
+def bench(
+    policies: Annotated[str, typer.Option(help="Policies, with commas between.")] = "target,fpsr",
+    questions: Annotated[int, typer.Option(min=1, help="How many held-out questions.")] = 50,
+    seed: Annotated[int, typer.Option(help="Which questions, and in which order.")] = 1,
+    file: Annotated[
+        Path | None, typer.Option(help="Questions of your own: JSON lines (image, question, answer).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    address: AddressOption = None,
+) -> None:
+    """Measure policies side by side, on the same questions in one run."""
+    from bench.report import table
+
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    if len(set(names)) != len(names) or not names:
+        raise typer.BadParameter("give each policy once", param_hint="--policies")
+    report = run(_bench(address, names, questions, seed, file))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report, indent=2) + "\n")
+    Console(file=sys.stdout, width=120).print(table(report))
+
+
+async def _bench(
+    address: str | None, policies: list[str], count: int, seed: int, file: Path | None
+) -> dict[str, Any]:
+    from bench.questions import from_file, held_out
+    from bench.report import to_json
+    from bench.runner import measure
+
+    asked = from_file(file)[:count] if file else held_out(count, seed)
+    async with cluster_at(address) as target, AsyncClient(target.address) as client:
+        cluster = target.cluster
+        with Progress(console=progress) as bar:
+            task = bar.add_task("questions", total=len(asked) * len(policies))
+            samples = await measure(
+                client,
+                asked,
+                policies,
+                seed=seed,
+                pids=(lambda: list(cluster.pids().values())) if cluster else None,
+                on_answer=lambda: bar.advance(task),
+            )
+    return to_json(samples, seed=seed)

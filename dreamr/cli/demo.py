@@ -1,0 +1,88 @@
+"""`dreamr demo`: what `make demo` shows."""
+
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dreamr.cli.live import commit_row
+from dreamr.cli.running import AddressOption, cluster_at, progress, run
+from dreamr.client import AsyncClient
+from dreamr.events import Answer, Event
+
+POLICIES = ("target", "fpsr")
+
+
+def demo(
+    questions: Annotated[int, typer.Option(min=1, help="How many held-out questions.")] = 6,
+    seed: Annotated[int, typer.Option(help="Which ones.")] = 3,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Draw the last question's FPSR run to this file (svg or png).")
+    ] = None,
+    address: AddressOption = None,
+) -> None:
+    """Answer held-out image questions with the target alone and with FPSR, side by side."""
+    run(_demo(address, questions, seed, timeline))
+
+
+async def _demo(address: str | None, count: int, seed: int, timeline: Path | None) -> None:
+    from bench.questions import held_out
+
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 110)
+    asked = held_out(count, seed)
+    found: dict[str, list[Answer]] = {policy: [] for policy in POLICIES}
+    async with cluster_at(address) as target, AsyncClient(target.address) as client:
+        with progress.status("warming up"):
+            for policy in POLICIES:
+                await client.ask(asked[0].text, images=[asked[0].image], policy=policy)
+        for number, question in enumerate(asked, 1):
+            console.print(f"\n[bold]{number}. {question.text}[/bold]")
+            for policy in POLICIES:
+                last = timeline if policy == "fpsr" and number == count else None
+                found[policy].append(await _answer(client, question.image, question.text, policy, last))
+            _show(console, [found[policy][-1] for policy in POLICIES], question.answer)
+    truths = [question.answer for question in asked]
+    _summarise(console, found, truths)
+
+
+async def _answer(client: AsyncClient, image: bytes, text: str, policy: str, timeline: Path | None) -> Answer:
+    stream = client.reason(text, images=[image], policy=policy, activity=timeline is not None)
+    async with aclosing(stream) as happened:
+        events: list[Event] = [event async for event in happened]
+    answer = Answer.of(events)
+    if timeline is not None:
+        from dreamr.timeline import draw
+
+        draw(events, timeline, f"one FPSR session of the bundled pair: {answer.seconds * 1000:.0f} ms")
+    return answer
+
+
+def _show(console: Console, answers: list[Answer], truth: str) -> None:
+    for answer in answers:
+        mark = "[green]right[/green]" if answer.answer == truth else f"[red]wrong, it is {truth}[/red]"
+        console.print(f"  [bold]{answer.policy}[/bold]: {answer.answer} ({mark}) in {answer.seconds:.3f} s")
+        table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=True)
+        for step in answer.steps:
+            table.add_row("  ", *commit_row(step))
+        console.print(table)
+    alone, speculating = answers
+    console.print(f"  {alone.seconds / speculating.seconds:.2f} times as fast")
+
+
+def _summarise(console: Console, found: dict[str, list[Answer]], truths: list[str]) -> None:
+    console.print("\n[bold]summary[/bold]")
+    for policy, answers in found.items():
+        right = sum(answer.answer == truth for answer, truth in zip(answers, truths, strict=True))
+        drafted = sum(answer.totals.steps_by_draft for answer in answers)
+        steps = sum(len(answer.steps) for answer in answers)
+        console.print(
+            f"  {policy:7} {right} of {len(answers)} right, mean {fmean(one.seconds for one in answers):.3f} s, "
+            f"{drafted} of {steps} steps by the draft"
+        )
+    ratio = fmean(one.seconds for one in found["target"]) / fmean(one.seconds for one in found["fpsr"])
+    console.print(f"  fpsr is {ratio:.2f} times as fast as the target alone (mean latency)")

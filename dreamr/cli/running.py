@@ -1,0 +1,66 @@
+"""Runs a command against a cluster: the one that is named, or one of its own."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from dreamr.cluster.cluster import Cluster
+
+Result = TypeVar("Result")
+
+AddressOption = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a running gateway; without it a cluster is started.")
+]
+
+progress = Console(stderr=True, highlight=False)
+"""For everything that is not a result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to send questions; `cluster` is there when it is our own."""
+
+    address: str
+    cluster: Cluster | None
+
+
+@asynccontextmanager
+async def cluster_at(address: str | None) -> AsyncIterator[Target]:
+    """A cluster for the block; one that was started for it is stopped behind it."""
+    if address is not None:
+        yield Target(address, None)
+        return
+    cluster = Cluster()
+    with progress.status("starting Triton and the services"):
+        await cluster.start()
+    try:
+        yield Target(cluster.address, cluster)
+    finally:
+        with progress.status("stopping"):
+            await asyncio.shield(cluster.stop())
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Runs to the end, or until SIGINT or SIGTERM, which cancel it: what was started is stopped first.
+
+    Raises:
+        KeyboardInterrupt: a signal ended it.
+    """
+
+    async def guarded() -> Result:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(guarded())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None

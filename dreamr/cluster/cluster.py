@@ -1,0 +1,207 @@
+"""Triton, Redis and the four services on this machine, started together and stopped together."""
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dreamr.cluster.processes import Child, ProcessError
+from dreamr.cluster.triton import MODELS, TritonServer
+
+ROOT = MODELS.parent
+START_SECONDS = 120.0
+
+# The services do no arithmetic; threads of theirs would only take the models' cores.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+class Cluster:
+    """A cluster of one's own; use it as `async with`.
+
+    Args:
+        address: where the gateway listens; port 0 picks a free one.
+        pair: the pair's settings.
+        settings: further environment for the services, such as `DREAMR_GATEWAY_MAX_SESSIONS`.
+        keep_logs: a folder for the logs; otherwise they go with the cluster.
+
+    Attributes:
+        triton: the Triton server.
+        processes: the other children by name: redis, draft, target, verifier, gateway.
+        address: of the gateway, once started.
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:0",
+        *,
+        pair: Path = MODELS / "bundled.toml",
+        settings: dict[str, str] | None = None,
+        keep_logs: Path | None = None,
+    ) -> None:
+        self.address = address
+        self.processes: dict[str, Child] = {}
+        self.metrics: dict[str, str] = {}
+        self._pair = pair
+        self._settings = settings or {}
+        self._keep_logs = keep_logs
+        self._folder: Path | None = None
+        self._triton: TritonServer | None = None
+
+    @property
+    def triton(self) -> TritonServer:
+        """Triton, once started."""
+        assert self._triton is not None
+        return self._triton
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of everything that runs, by name; Triton's models are among its children."""
+        found = {name: child.pid for name, child in self.processes.items() if child.running}
+        if self._triton is not None and self._triton.pid is not None:
+            found["triton"] = self._triton.pid
+        return found
+
+    async def start(self) -> None:
+        """Starts all and waits until the gateway serves.
+
+        Raises:
+            ProcessError: a part did not start.
+            TritonStartError: Triton did not.
+        """
+        self._folder = self._keep_logs or Path(tempfile.mkdtemp(prefix="dreamr-cluster-"))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._triton = TritonServer(log_path=self._folder / "triton.log")
+        try:
+            redis, _ = await asyncio.gather(self._start_redis(), self._triton.start())
+            triton = self._triton.grpc_address
+            draft, target = await asyncio.gather(
+                self._start_service("draft", triton=triton), self._start_service("target", triton=triton)
+            )
+            verifier = await self._start_service("verifier", target=target)
+            self.address = await self._start_service(
+                "gateway", self.address, draft=draft, target=target, verifier=verifier, redis=redis
+            )
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def failed(self) -> str:
+        """Waits until one of the services ends by itself, and tells which."""
+        names = {asyncio.create_task(child.ended()): name for name, child in self.processes.items()}
+        try:
+            done, _ = await asyncio.wait(names, return_when=asyncio.FIRST_COMPLETED)
+            name = names[next(iter(done))]
+            return f"{name} ended\n{self.processes[name].tail()}"
+        finally:
+            for task in names:
+                task.cancel()
+            await asyncio.gather(*names, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Stops all, the gateway first; leaves no process, no shared memory and no folder."""
+        try:
+            for name in ("gateway", "verifier", "draft", "target", "redis"):
+                if child := self.processes.pop(name, None):
+                    await child.stop()
+        finally:
+            if self._triton is not None:
+                await self._triton.stop()
+            if self._folder is not None and self._keep_logs is None:
+                await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+            self._folder = None
+
+    async def restart(self, name: str) -> None:
+        """Starts a service anew, at the address it had."""
+        child = self.processes[name]
+        await child.stop()
+        await child.start()
+        await child.line("ready ", START_SECONDS)
+
+    async def _start_service(self, name: str, listen: str = "127.0.0.1:0", **settings: str) -> str:
+        # A fixed port lets a service that is started anew be found again.
+        listen = _with_port(listen)
+        flags = [f"--{key}={value}" for key, value in settings.items() if value]
+        log_level = self._settings.get("log_level", "INFO")
+        await self._start(
+            name,
+            [
+                *(sys.executable, "-m", f"services.{name}"),
+                *(f"--listen={listen}", f"--pair={self._pair}", f"--log-level={log_level}", *flags),
+            ],
+        )
+        ready = (await self.processes[name].line("ready ", START_SECONDS)).split()
+        self.metrics[name] = ready[3]
+        return ready[1]
+
+    async def _start_redis(self) -> str:
+        """Redis where it is installed; without it sessions live in the gateway's memory."""
+        binary = shutil.which("redis-server") or shutil.which(
+            "redis-server", path=str(Path(sys.executable).parent)
+        )
+        if binary is None:
+            return ""
+        assert self._folder is not None
+        address = _with_port("127.0.0.1:0")
+        host, port = address.rsplit(":", 1)
+        await self._start(
+            "redis",
+            [
+                *(binary, "--bind", host, "--port", port, "--save", "", "--appendonly", "no"),
+                *("--dir", str(self._folder)),
+            ],
+        )
+        child = self.processes["redis"]
+        async with asyncio.timeout(10):
+            while not await _answers(host, int(port)):
+                if not child.running:
+                    raise ProcessError(f"redis ended while starting\n{child.tail()}")
+                await asyncio.sleep(0.02)
+        return f"redis://{address}/0"
+
+    async def _start(self, name: str, command: list[str]) -> None:
+        assert self._folder is not None
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        environment = {
+            **os.environ,
+            **_ONE_THREAD,
+            "PYTHONPATH": path,
+            **{key: value for key, value in self._settings.items() if key.isupper()},
+        }
+        child = Child(name, command, self._folder / f"{name}.log", environment)
+        self.processes[name] = child
+        await child.start()
+
+
+def _with_port(address: str) -> str:
+    host, port = address.rsplit(":", 1)
+    if port != "0":
+        return address
+    with socket.socket() as found:
+        found.bind((host, 0))
+        return f"{host}:{found.getsockname()[1]}"
+
+
+async def _answers(host: str, port: int) -> bool:
+    with suppress(OSError):
+        _, writer = await asyncio.open_connection(host, port)
+        writer.close()
+        await writer.wait_closed()
+        return True
+    return False

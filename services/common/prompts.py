@@ -4,12 +4,14 @@ The judge's prompt extends the reasoning prompt, so that an engine with a prefix
 and the instruction only. Training builds its sequences here too.
 """
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+# Of transformers only what renders a template: its tokenizers bring torch along, 300 MB and seconds.
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from services.common.pair import ReasoningSettings
 
@@ -24,14 +26,11 @@ class Prompts:
         reasoning: delimiter and mark that ends reasoning.
 
     Raises:
-        ValueError: the folder has no chat template.
+        ValueError: the folder holds no chat template.
     """
 
     def __init__(self, template_folder: Path, reasoning: ReasoningSettings) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(str(template_folder), local_files_only=True)
-        if not tokenizer.chat_template:
-            raise ValueError(f"{template_folder} has no chat template")
-        self._tokenizer = tokenizer
+        self._template, self._marks = _load(template_folder)
         self._settings = reasoning
         # Questions repeat in every call of a session; the suffix depends on the instruction alone.
         self._opening = lru_cache(maxsize=256)(self._render_opening)
@@ -40,12 +39,13 @@ class Prompts:
     def reasoning(self, question: str, image_count: int, steps: Sequence[str]) -> str:
         """The prompt behind which the next step is written."""
         delimiter = self._settings.delimiter
-        return self._opening(question, image_count) + "".join(step + delimiter for step in steps)
+        return self._opening(question, image_count) + "".join(step + delimiter for step in steps if step)
 
     def answer(self, question: str, image_count: int, steps: Sequence[str]) -> str:
         """The prompt behind which the answer is written: reasoning that is closed."""
         settings = self._settings
-        thought = settings.delimiter.join(steps)
+        # A model may close its reasoning without another step: an empty one.
+        thought = settings.delimiter.join(filter(None, steps))
         closed = f"{thought}\n{settings.think_close}{settings.delimiter}"
         return self._opening(question, image_count) + closed
 
@@ -60,7 +60,7 @@ class Prompts:
     ) -> str:
         """The prompt behind which the target says whether `candidate` is right."""
         settings = self._settings
-        close = f"\n{settings.think_close}" if closes else ""
+        close = ("\n" if candidate else "") + settings.think_close if closes else ""
         return (
             self.reasoning(question, image_count, steps)
             + f"{candidate}{close}{settings.delimiter}"
@@ -88,8 +88,32 @@ class Prompts:
         return suffix
 
     def _render(self, messages: list[dict[str, Any]], **options: Any) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **options
-            )
+        rendered, _ = render_jinja_template(
+            [messages],
+            chat_template=self._template,
+            add_generation_prompt=True,
+            **self._marks,
+            **options,
         )
+        return str(rendered[0])
+
+
+def _load(folder: Path) -> tuple[str, dict[str, str]]:
+    """The chat template of a Hugging Face folder, and the special tokens that a template may name."""
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        file = folder / "chat_template.jinja"
+        template = file.read_text("utf-8") if file.exists() else config.get("chat_template")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no chat template: {error}") from error
+    if isinstance(template, list):
+        # The older form: several templates by name.
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    if not template:
+        raise ValueError(f"{folder} holds no chat template")
+    marks = {
+        name: token["content"] if isinstance(token, dict) else token
+        for name, token in config.items()
+        if name.endswith("_token") and isinstance(token, str | dict)
+    }
+    return template, marks

@@ -84,7 +84,7 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
                 on_progress=report,
             )
             yield written
-            if written.step.closes:
+            if written.step.closes or written.step.truncated:
                 return
             steps.append(written.step.text)
 

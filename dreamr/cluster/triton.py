@@ -237,7 +237,8 @@ class TritonServer:
             "--allow-gpu-metrics=false",
             "--allow-cpu-metrics=false",
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
-            f"--exit-timeout-secs={max(1, int(self._stop_seconds / 2))}",
+            # An idle server needs 2 s; one whose callers cancelled may wait for ever (a leak in Triton 2.51).
+            f"--exit-timeout-secs={max(1, min(3, int(self._stop_seconds / 2)))}",
         ]
 
     @staticmethod

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
 import torch
@@ -19,7 +18,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dreamr.cluster.triton import TritonServer, TritonStartError
-from tests.cluster.triton_calls import Answer, Caller, picture
+from tests.cluster.triton_calls import Answer, Caller, ModelError, picture
 from tests.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
@@ -91,10 +90,10 @@ def above(low: float) -> Callable[[float], bool]:
     return lambda value: value > low
 
 
-async def code_of(answer: Any) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+async def code_of(answer: Any) -> tuple[str, str]:
+    with pytest.raises(ModelError) as caught:
         await answer
-    return caught.value.code(), str(caught.value.details())
+    return caught.value.code, caught.value.message
 
 
 async def test_greedy_output_is_what_the_model_generates(caller: Caller, reference: Reference) -> None:
@@ -184,6 +183,7 @@ async def test_a_shared_prefix_changes_nothing_but_the_work(caller: Caller) -> N
     image = [picture(9)]
     reasoning = PROMPT + "the step is the step" * 5 + "\n\n"
     await caller.generate("tiny", reasoning, image, temperature=0, max_tokens=20)
+    await asyncio.sleep(0.5)  # counts are passed on every 50 ms
     computed = await caller.metric("prompt_tokens_total", "tiny")
     hits = await caller.metric("prefix_cache_hit_tokens_total", "tiny")
     judge = reasoning + "42 is the step\n\n<|end|><|user|>positive or negative ?<|end|><|assistant|>"
@@ -282,7 +282,7 @@ async def test_the_queue_is_bounded_and_waiting_requests_can_be_cancelled(caller
     waiting = [begin() for _ in range(3)]
     await caller.until("num_requests_waiting", "slow", lambda value: value == 3)
     code, message = await code_of(begin())
-    assert code is grpc.StatusCode.UNAVAILABLE
+    assert code == "UNAVAILABLE"
     assert "MAX_QUEUE_SIZE" in message
     for task in waiting:
         task.cancel()
@@ -302,15 +302,24 @@ async def test_a_failure_of_the_model_is_an_error_of_that_request_alone(caller: 
     answer, error = await asyncio.gather(good, bad, return_exceptions=True)
     assert isinstance(answer, Answer)
     assert answer.tokens == 50
-    assert isinstance(error, grpc.aio.AioRpcError)
-    assert error.code() is grpc.StatusCode.INTERNAL
-    assert "IndexError" in str(error.details())
+    assert isinstance(error, ModelError)
+    assert error.code == "INTERNAL"
+    assert "IndexError" in error.message
     await caller.until("requests_failed_total", "broken", lambda value: value == 1)
     await caller.until("num_requests_running", "broken", lambda value: value == 0)
 
 
 BOMB = picture(1, side=400)
 TRUNCATED = picture(1)[:60]
+
+
+async def test_many_failures_at_once_leave_the_server_alive(caller: Caller) -> None:
+    for _ in range(5):
+        codes = await asyncio.gather(*(code_of(caller.generate("tiny", " ")) for _ in range(40)))
+        assert {code for code, _ in codes} == {"INVALID_ARGUMENT"}
+    assert (
+        await caller.generate("tiny", "<|user|>x", temperature=0, max_tokens=2, ignore_eos=True)
+    ).tokens == 2
 
 
 @pytest.mark.parametrize(
@@ -340,14 +349,14 @@ async def test_bad_input_is_refused_with_the_field_and_the_limit(
     caller: Caller, text: str, images: list[bytes], params: dict[str, Any], words: list[str]
 ) -> None:
     code, message = await code_of(caller.generate("tiny", text, images, **params))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert code == "INVALID_ARGUMENT"
     for word in words:
         assert word in message
 
 
 async def test_text_that_is_no_base64_is_refused(caller: Caller) -> None:
     code, message = await code_of(caller.generate("tiny", PROMPT, encoded_images=[b"***"]))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert code == "INVALID_ARGUMENT"
     assert "base64" in message
 
 
@@ -362,7 +371,7 @@ async def test_outputs_come_only_when_asked_and_the_input_as_in_vllm(caller: Cal
     )
     assert bare.text == "<|user|>abc" + streamed.text
     code, message = await code_of(caller.generate("tiny", "abc", stream=True, exclude_input=False))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert code == "INVALID_ARGUMENT"
     assert "exclude_input_in_output" in message
 
 

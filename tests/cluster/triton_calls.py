@@ -18,6 +18,15 @@ RETURNS = ("finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens"
 DEADLINE = 60.0
 
 
+class ModelError(Exception):
+    """An error that the model answered with: the name of a gRPC status, and the message."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
 @dataclass(slots=True)
 class Answer:
     """All responses of one request."""
@@ -80,7 +89,7 @@ class Caller:
         on_response: Callable[[Answer], Awaitable[None]] | None = None,
         **params: Any,
     ) -> Answer:
-        """One request from start to end, cancelled with its task; raises grpc.aio.AioRpcError."""
+        """One request from start to end, cancelled with its task; raises ModelError."""
         encoded = [base64.b64encode(image) for image in images] if encoded_images is None else encoded_images
         inputs = [_tensor("text_input", [text.encode()]), _tensor("stream", [stream])]
         inputs.append(_tensor("sampling_parameters", [(parameters or json.dumps(params)).encode()]))
@@ -94,12 +103,13 @@ class Caller:
             yield {"model_name": model, "inputs": inputs, "enable_empty_final_response": True}
 
         answer = Answer()
-        call = self.client.stream_infer(one(), headers={"triton_grpc_error": "true"})
+        call = self.client.stream_infer(one())
         try:
             async with asyncio.timeout(DEADLINE):
                 async for result, error in call:
                     if error is not None:
-                        raise error
+                        code, _, message = str(error).partition(": ")
+                        raise ModelError(code, message)
                     response = result.get_response()
                     values = {
                         entry.name: result.as_numpy(entry.name).reshape(-1)[0] for entry in response.outputs
@@ -112,9 +122,8 @@ class Caller:
                         answer.outputs.append(plain)
                     if on_response is not None:
                         await on_response(answer)
-                    if response.parameters["triton_final_response"].bool_param:
-                        break
         finally:
+            # Without effect on a stream that was read to its end.
             call.cancel()
         return answer
 

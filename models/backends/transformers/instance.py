@@ -22,18 +22,20 @@ from .tensors import INPUTS
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 
 
-def _code(error: Exception) -> Any:
-    codes: dict[type[Exception], Any] = {
-        InvalidRequestError: pb_utils.TritonError.INVALID_ARG,
-        OverloadedError: pb_utils.TritonError.UNAVAILABLE,
-        CancelledRequestError: pb_utils.TritonError.CANCELLED,
-    }
-    return codes.get(type(error), pb_utils.TritonError.INTERNAL)
+# The code stands in the message too, by its gRPC name: a gRPC stream gives the caller the message alone, and
+# the header that would give the status (triton_grpc_error) crashes Triton 2.51 when several requests fail.
+_CODES: dict[type[Exception], tuple[str, Any]] = {
+    InvalidRequestError: ("INVALID_ARGUMENT", pb_utils.TritonError.INVALID_ARG),
+    OverloadedError: ("UNAVAILABLE", pb_utils.TritonError.UNAVAILABLE),
+    CancelledRequestError: ("CANCELLED", pb_utils.TritonError.CANCELLED),
+}
 
 
 def _fail(sender: Any, error: Exception) -> None:
+    name, code = _CODES.get(type(error), ("INTERNAL", pb_utils.TritonError.INTERNAL))
     message = str(error) if isinstance(error, RequestError) else f"{type(error).__name__}: {error}"
-    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError(message, _code(error))), flags=FINAL)
+    failure = pb_utils.TritonError(f"{name}: {message}", code)
+    sender.send(pb_utils.InferenceResponse(error=failure), flags=FINAL)
 
 
 def _first(triton_request: Any, name: str) -> Any:

@@ -59,7 +59,11 @@ STATUSES: dict[type[ServiceError], Status] = {
     BrokenError: Status(grpc.StatusCode.INTERNAL, HTTPStatus.INTERNAL_SERVER_ERROR),
 }
 
-_ERRORS = {status.grpc: error for error, status in STATUSES.items()}
+_ERRORS = {
+    **{status.grpc: error for error, status in STATUSES.items()},
+    # Nobody here cancelled it: the other side went away.
+    grpc.StatusCode.CANCELLED: UnavailableError,
+}
 
 
 def status_of(error: ServiceError) -> Status:
@@ -67,9 +71,14 @@ def status_of(error: ServiceError) -> Status:
     return STATUSES[type(error)]
 
 
+def error_of(code: grpc.StatusCode) -> type[ServiceError]:
+    """What another part's status means; what has no place in the table is that part's fault."""
+    return _ERRORS.get(code, BrokenError)
+
+
 def from_rpc(error: grpc.aio.AioRpcError, part: str) -> ServiceError:
     """What a failed call to `part` (or to Triton) means to the caller."""
-    kind = _ERRORS.get(error.code(), BrokenError)
+    kind = error_of(error.code())
     detail = error.details() or error.code().name
     # The caller's own fault is told in the words of the part that found it.
     return kind(detail if kind is InvalidRequestError else f"{part}: {detail}")

@@ -67,6 +67,8 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
         if not await _first_probe(probe, settings, stop):
             return
         host = settings.listen.rsplit(":", 1)[0]
+        for name in ("", service):
+            await checks.set(name, _SERVING)
         port = server.add_insecure_port(settings.listen)
         await server.start()
         with _metrics_endpoint(settings) as metrics_address:
@@ -109,21 +111,21 @@ async def _watched(
     """Keeps the health service true while the body runs."""
 
     async def watch() -> None:
-        healthy: bool | None = None
+        healthy = True
         while True:
+            await asyncio.sleep(settings.probe_seconds)
             try:
                 async with asyncio.timeout(settings.probe_seconds):
                     await probe()
                 now = True
             except Exception as error:  # noqa: BLE001 - whatever it is, it is why we are not healthy
                 now = False
-                if healthy is not False:
+                if healthy:
                     log.warning("not healthy", reason=str(error) or type(error).__name__)
             if now != healthy:
                 healthy = now
                 for name in ("", service):
                     await checks.set(name, _SERVING if now else _NOT_SERVING)
-            await asyncio.sleep(settings.probe_seconds)
 
     task = asyncio.create_task(watch(), name="health")
     try:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dreamr.v1 import common_pb2
 from services.common.pair import ReasoningSettings
@@ -40,6 +41,9 @@ class StepWriter:
         """Writes one step behind `prompt`; it ends at the delimiter, at the mark that ends reasoning or at
         `max_tokens`. With `on_progress` the generation is streamed.
 
+        A model that writes a bare delimiter is asked once more behind it; if that brings nothing either, the
+        step is empty and counts as truncated. A step that is empty and closes is the end of the reasoning.
+
         Raises:
             ServiceError: as `TritonModel.generate`.
         """
@@ -51,7 +55,28 @@ class StepWriter:
             "include_stop_str_in_output": True,
         }
         started = time.perf_counter()
-        text, tokens, last = "", 0, None
+        written = await self._once(prompt, images, parameters, seconds, on_progress, 0, started)
+        if not _is_blank(written.step):
+            return written
+        prompt += settings.delimiter
+        seconds -= time.perf_counter() - started
+        spent = written.step.tokens
+        written = await self._once(prompt, images, parameters, max(seconds, 0), on_progress, spent, started)
+        written.step.truncated = written.step.truncated or _is_blank(written.step)
+        return written
+
+    async def _once(
+        self,
+        prompt: str,
+        images: Sequence[bytes],
+        parameters: dict[str, Any],
+        seconds: float,
+        on_progress: OnProgress | None,
+        tokens: int,
+        started: float,
+    ) -> Written:
+        """One generation of a step for which `tokens` have been spent already."""
+        text, last = "", None
         streams = on_progress is not None
         async with self._model.generate(
             prompt, images, parameters, stream=streams, seconds=seconds
@@ -106,7 +131,9 @@ class StepWriter:
                 if chunk.finish_reason is not None:
                     *whole, rest = buffer.split(settings.delimiter)
                     for text in filter(str.strip, whole):
-                        yield Written(common_pb2.Step(text=text.strip()), _usage(chunk, total, started))
+                        step = common_pb2.Step(text=text.strip(), tokens=tokens)
+                        yield Written(step, _usage(chunk, total, started))
+                        tokens = 0
                     if rest.strip() or chunk.finish_reason == "stop":
                         yield Written(
                             self._step(rest, tokens, chunk.finish_reason), _usage(chunk, total, started)
@@ -123,6 +150,10 @@ class StepWriter:
             closes=bool(mark) or (finish_reason == "stop" and not delimited),
             truncated=finish_reason == "length" and not mark and not delimited,
         )
+
+
+def _is_blank(step: common_pb2.Step) -> bool:
+    return not (step.text or step.closes or step.truncated)
 
 
 def _usage(chunk: Chunk, tokens: int, started: float) -> common_pb2.Usage:

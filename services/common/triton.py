@@ -28,10 +28,12 @@ from services.common.errors import (
     OverloadedError,
     ServiceError,
     UnavailableError,
+    error_of,
     from_rpc,
 )
 
-# Whole tensors' names stand first in the messages of our backend; the rest is how vLLM says it.
+# Our backend begins a message with the name of its status. The rest is how Triton and vLLM say it.
+_STATUS = re.compile(r"^([A-Z_]+): ")
 _ERRORS: tuple[tuple[re.Pattern[str], type[ServiceError]], ...] = (
     (re.compile(r"queue is full|maximum queue size", re.IGNORECASE), OverloadedError),
     (
@@ -40,8 +42,7 @@ _ERRORS: tuple[tuple[re.Pattern[str], type[ServiceError]], ...] = (
     ),
     (
         re.compile(
-            r"^(text_input|image|sampling_parameters|stream|exclude_input_in_output)\b"
-            r"|maximum (model|context) length|too long to fit",
+            r"maximum (model|context) length|too long to fit",
             re.IGNORECASE,
         ),
         InvalidRequestError,
@@ -191,10 +192,15 @@ class TritonModel:
     def _error(self, message: str) -> ServiceError:
         """What an error in the stream means; it carries a text only."""
         text = _REQUEST_ID.sub("", message)
+        status = _STATUS.match(text)
+        known = status[1] if status and status[1] in grpc.StatusCode.__members__ else None
+        if status and known:
+            text = text[status.end() :]
         for pattern, kind in _ERRORS:
             if pattern.search(text):
                 return kind(text if kind is InvalidRequestError else f"{self.model}: {text}")
-        return BrokenError(f"{self.model}: {text}")
+        kind = error_of(grpc.StatusCode[known]) if known else BrokenError
+        return kind(text if kind is InvalidRequestError else f"{self.model}: {text}")
 
     def _request(
         self, prompt: str, images: Sequence[bytes], parameters: dict[str, Any], *, stream: bool

@@ -7,9 +7,11 @@ import grpc
 
 from dreamr.v1 import common_pb2
 from services.common.errors import InvalidRequestError
+from services.common.pair import ReasoningSettings
 from services.common.triton import Sampling
 
 MAX_TEMPERATURE = 2.0
+MAX_CONTEXT_STEPS = 1024
 
 
 def check_range(field: str, value: float, low: float, high: float) -> None:
@@ -31,10 +33,26 @@ def check_sampling(message: common_pb2.Sampling) -> Sampling:
     return Sampling(temperature, top_p, seed)
 
 
-def check_context(context: common_pb2.Context) -> None:
-    """A context has a question."""
+def check_context(context: common_pb2.Context, limits: ReasoningSettings) -> None:
+    """A context has a question and images that fit the pair, and steps within its limit."""
     if not context.question.strip():
         raise InvalidRequestError.of("context.question", "must not be empty")
+    if len(context.question) > limits.max_question_chars:
+        raise InvalidRequestError.of(
+            "context.question",
+            f"has {len(context.question)} characters, more than {limits.max_question_chars}",
+        )
+    count, low, high = len(context.images), limits.min_images, limits.max_images
+    if not low <= count <= high:
+        wanted = f"{low}" if low == high else f"{low} to {high}"
+        raise InvalidRequestError.of("context.images", f"must be {wanted}, not {count}")
+    for index, image in enumerate(context.images):
+        if not image.data:
+            raise InvalidRequestError.of(f"context.images[{index}]", "must not be empty")
+    if len(context.steps) > MAX_CONTEXT_STEPS:
+        raise InvalidRequestError.of(
+            "context.steps", f"must be at most {MAX_CONTEXT_STEPS}, not {len(context.steps)}"
+        )
 
 
 def seconds_left(context: grpc.aio.ServicerContext[Any, Any], most: float) -> float:

@@ -34,7 +34,7 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
         """One request to Triton a step: the engine's prefix cache makes the growing prompt cheap."""
         ahead = request.context
         logs.bind_session(ahead.session_id)
-        check_context(ahead)
+        check_context(ahead, self._settings)
         check_range("max_steps", request.max_steps, 1, MAX_STEPS)
         limit = self._settings.max_step_tokens
         max_tokens = request.max_step_tokens if request.HasField("max_step_tokens") else limit

@@ -20,6 +20,7 @@ class Progress(AbstractAsyncContextManager[AsyncIterator["int | Written"]]):
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        # Bounded by the source: a report per interval at most, and one entry per step.
         self._events: asyncio.Queue[int | Written | BaseException | None] = asyncio.Queue()
         self._reported = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -36,11 +37,10 @@ class Progress(AbstractAsyncContextManager[AsyncIterator["int | Written"]]):
     ) -> None:
         assert self._task is not None
         self._task.cancel()
-        await asyncio.wait([self._task])
+        await asyncio.gather(self._task, return_exceptions=True)
 
     def _report(self, tokens: int) -> None:
         now = asyncio.get_running_loop().time()
-        # The queue holds one report per interval at most, and one entry per step.
         if now - self._reported >= INTERVAL_SECONDS:
             self._reported = now
             self._events.put_nowait(tokens)
@@ -49,10 +49,11 @@ class Progress(AbstractAsyncContextManager[AsyncIterator["int | Written"]]):
         try:
             async for written in self._source(self._report):
                 self._events.put_nowait(written)
-        except Exception as error:  # noqa: BLE001 - raised again where the events are read
+        except BaseException as error:
+            # A cancellation from within as well: without an event the reader would wait for ever.
             self._events.put_nowait(error)
-        else:
-            self._events.put_nowait(None)
+            raise
+        self._events.put_nowait(None)
 
     async def _iterate(self) -> AsyncIterator[int | Written]:
         while (event := await self._events.get()) is not None:

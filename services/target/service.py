@@ -39,7 +39,7 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
     ) -> AsyncIterator[target_pb2.GenerateResponse]:
         """Steps as they are written, and between them what the call has cost so far."""
         logs.bind_session(request.context.session_id)
-        check_context(request.context)
+        check_context(request.context, self._settings)
         check_range("max_steps", request.max_steps, 0, MAX_STEPS)
         async with Progress(lambda report: self._steps(request, context, report)) as events:
             async for event in events:
@@ -94,7 +94,7 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
         """The answer behind closed reasoning."""
         ahead = request.context
         logs.bind_session(ahead.session_id)
-        check_context(ahead)
+        check_context(ahead, self._settings)
         limit = self._settings.max_answer_tokens
         max_tokens = request.max_tokens if request.HasField("max_tokens") else limit
         check_range("max_tokens", max_tokens, 1, 8192)
@@ -121,8 +121,10 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
         """One token with its log-probabilities, behind the candidate and the instruction."""
         ahead = request.context
         logs.bind_session(ahead.session_id)
-        check_context(ahead)
+        check_context(ahead, self._settings)
         check_range("top", request.top, 1, MAX_TOP)
+        if not (request.candidate.text.strip() or request.candidate.closes):
+            raise InvalidRequestError.of("candidate.text", "must not be empty")
         if not request.instruction.strip():
             raise InvalidRequestError.of("instruction", "must not be empty")
         images = [image.data for image in ahead.images]

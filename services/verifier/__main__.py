@@ -26,6 +26,7 @@ def main() -> None:
             service = VerifierService(
                 target_pb2_grpc.TargetServiceStub(channel),
                 pair.tbvm,
+                pair.reasoning,
                 top=settings.top,
                 judge_seconds=settings.judge_seconds,
             )

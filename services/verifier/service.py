@@ -8,7 +8,7 @@ import grpc
 from dreamr.v1 import common_pb2, target_pb2, target_pb2_grpc, verifier_pb2, verifier_pb2_grpc
 from services.common import logs
 from services.common.errors import InvalidRequestError, from_rpc
-from services.common.pair import TbvmSettings
+from services.common.pair import ReasoningSettings, TbvmSettings
 from services.common.validation import check_context, check_range, seconds_left
 from services.verifier.tbvm import Tbvm
 
@@ -25,12 +25,14 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         self,
         target: "target_pb2_grpc.TargetServiceAsyncStub",
         settings: TbvmSettings,
+        limits: ReasoningSettings,
         *,
         top: int,
         judge_seconds: float,
     ) -> None:
         self._target = target
         self._settings = settings
+        self._limits = limits
         self._rule = Tbvm(settings.positive, settings.negative, settings.mass_floor)
         self._top = top
         self._judge_seconds = judge_seconds
@@ -40,7 +42,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
     ) -> verifier_pb2.VerifyResponse:
         """A verdict on one candidate; a judge that is late is a reject, one that is gone an error."""
         logs.bind_session(request.context.session_id)
-        check_context(request.context)
+        check_context(request.context, self._limits)
         if not request.HasField("candidate"):
             raise InvalidRequestError.of("candidate", "must be given")
         alpha = request.alpha if request.HasField("alpha") else self._settings.alpha

@@ -47,8 +47,9 @@ class Recipe:
     """
 
     batch: int = 32
-    look_steps: int = 600
-    draft_steps: int = 4_000
+    look_steps: int = 1_500
+    draft_look_steps: int = 200
+    draft_steps: int = 600
     reason_steps: int = 3_000
     judge_steps: int = 6_000
     natural: int = 40_000
@@ -87,7 +88,7 @@ class Run:
         """Teaches the draft, and collects its natural mistakes."""
         recipe = self._recipe
         draft = self._trainee("draft", middle=0)
-        self._phase("draft-look", draft, recipe.look_steps, recipe.draft_rate, look=True)
+        self._phase("draft-look", draft, recipe.draft_look_steps, recipe.draft_rate, look=True)
         self._phase("draft-reason", draft, recipe.draft_steps, recipe.draft_rate)
         self.export("draft", draft)
         self._natural(draft)
@@ -220,7 +221,7 @@ class Run:
                 asked = [
                     (example, index) for example in islice(source, 64) for index in range(len(example.steps))
                 ]
-                found += writer.candidates(asked, temperature=temperature)
+                found += writer.candidates(asked, temperature=temperature, distort=True)
                 bar.update(len(asked))
         wrong = sum(not judgement.right for judgement in found)
         self._note({"phase": "natural", "steps": len(found), "wrong": wrong})
@@ -279,5 +280,5 @@ def _schedule(step: int, steps: int) -> float:
 
 def scaled(recipe: Recipe, steps: float) -> Recipe:
     """The same recipe with all phases longer or shorter."""
-    names = ("look_steps", "draft_steps", "reason_steps", "judge_steps")
+    names = ("look_steps", "draft_look_steps", "draft_steps", "reason_steps", "judge_steps")
     return replace(recipe, **{name: max(1, round(getattr(recipe, name) * steps)) for name in names})

@@ -54,7 +54,12 @@ class Writer:
         ]
         stops = [self._end, self._close, self._blank]
         texts = self._write(
-            prompts, [example for example, _ in places], max_tokens=64, stops=stops, temperature=temperature
+            prompts,
+            [example for example, _ in places],
+            max_tokens=64,
+            stops=stops,
+            temperature=temperature,
+            distort=distort,
         )
         return [
             Judgement(
@@ -99,10 +104,13 @@ class Writer:
         max_tokens: int,
         stops: list[int],
         temperature: float,
+        distort: bool = False,
     ) -> list[str]:
         texts: list[str] = []
         for start in range(0, len(prompts), 512):
-            ids, mask, pixels = self._inputs(prompts[start : start + 512], examples[start : start + 512])
+            ids, mask, pixels = self._inputs(
+                prompts[start : start + 512], examples[start : start + 512], distort=distort
+            )
             drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
             out = self._model.generate(
                 input_ids=ids,
@@ -119,7 +127,7 @@ class Writer:
         return texts
 
     def _inputs(
-        self, prompts: Sequence[str], examples: Sequence[Example]
+        self, prompts: Sequence[str], examples: Sequence[Example], *, distort: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Prompts padded on the left, and their images."""
         rows = [self._encoder.ids(prompt) for prompt in prompts]
@@ -127,7 +135,7 @@ class Writer:
         pad = self._tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=self._device)
         grids = torch.tensor([example.grid for example in examples], device=self._device)
-        return ids, (ids != pad).long(), self._images.pixels(grids)
+        return ids, (ids != pad).long(), self._images.pixels(grids, distort=distort)
 
 
 def places(rng: random.Random, examples: Sequence[Example]) -> list[tuple[Example, int]]:

@@ -80,8 +80,9 @@ def _summarise(console: Console, found: dict[str, list[Answer]], truths: list[st
         right = sum(answer.answer == truth for answer, truth in zip(answers, truths, strict=True))
         drafted = sum(answer.totals.steps_by_draft for answer in answers)
         steps = sum(len(answer.steps) for answer in answers)
+        seconds = fmean(answer.seconds for answer in answers)
         console.print(
-            f"  {policy:7} {right} of {len(answers)} right, mean {fmean(one.seconds for one in answers):.3f} s, "
+            f"  {policy:7} {right} of {len(answers)} right, mean {seconds:.3f} s, "
             f"{drafted} of {steps} steps by the draft"
         )
     ratio = fmean(one.seconds for one in found["target"]) / fmean(one.seconds for one in found["fpsr"])

@@ -432,7 +432,12 @@ asyncio.run(main())
 async def test_a_server_ends_when_its_starter_is_killed(tiny: Path, tmp_path: Path) -> None:
     add_model(tmp_path, "tiny", {"model": str(tiny)})
     starter = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", ORPHAN, str(tmp_path), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", ORPHAN, str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+        env={
+            **os.environ,
+            "TMPDIR": str(tmp_path),
+        },  # its temporary folder stays behind, with nobody to remove it
     )
     out, _ = await asyncio.wait_for(starter.communicate(), 120)
     pid, prefix = out.decode().split()

@@ -1,8 +1,8 @@
 """Sequences of token ids with what is to be learnt of them, and batches of these.
 
-A sequence is a tree: its trunk is a whole true reasoning, and branches fork off behind a step, each with a candidate
-(or none, where the trunk's own step is judged), the judge's instruction and its word. A branch sees the trunk up to its fork and
-itself, just as if it stood alone; so one pass over the trunk serves many judgements.
+A sequence is a tree: its trunk is a whole true reasoning, and branches fork off behind a step, each with a
+candidate (or none, where the trunk's own step is judged), the judge's instruction and its word. A branch sees
+the trunk up to its fork and itself, as if it stood alone: one pass over the trunk serves many judgements.
 """
 
 import random
@@ -211,7 +211,7 @@ class Stream(IterableDataset[Batch]):
             wrong = rng.choice(self._wrong)[: self._branches]
             example = wrong[0].example
         wrong = wrong + [corrupted_step(rng, example) for _ in range(self._branches - len(wrong))]
-        # Beside each wrong candidate the right step of the same place: what tells them apart is the step alone.
+        # Beside each wrong candidate the right step of the same place: only the step tells them apart.
         last = len(example.steps) - 1
         right = [
             Judgement(example, index, example.steps[index], index == last)

@@ -1,8 +1,8 @@
 """The bundled pair's task: read handwritten digits in a grid, and reckon with them step by step.
 
 A question takes four to eight operations, one step each; every step says what it reads and how it reckons,
-so that an error shows where it is made. The digits are scikit-learn's (1,797 real images of 8 x 8 pixels, whose
-writers it does not tell); every fifth sample is held out.
+so that an error shows where it is made. The digits are scikit-learn's (1,797 real images of 8 x 8 pixels,
+without their writers' names); every fifth sample is held out.
 """
 
 import io

@@ -1,8 +1,8 @@
 """A model with what only training needs: heads for auxiliary losses.
 
-In one forward pass a model can compare what stands there with what it would have written only in layers above
-the one where its own prediction forms. So the next token is also predicted from a middle layer, and the layers
-above learn, token by token, whether a candidate is still right.
+In one forward pass a model can compare what stands there with what it would have written only in layers
+above the one where its own prediction forms. So the next token is also predicted from a middle layer, and
+the layers above learn, token by token, whether a candidate is still right.
 """
 
 from dataclasses import dataclass

@@ -47,8 +47,13 @@ class Writer:
             found.append((steps, answer.strip()))
         return found
 
-    def candidates(self, places: Sequence[tuple[Example, int]], *, temperature: float) -> list[Judgement]:
-        """This model's own step for each position, given the true steps before it."""
+    def candidates(
+        self, places: Sequence[tuple[Example, int]], *, temperature: float, distort: bool = False
+    ) -> list[Judgement]:
+        """This model's own step for each position, given the true steps before it.
+
+        With `distort` it sees each image through other hands, and errs as on handwriting it does not know.
+        """
         prompts = [
             self._prompts.reasoning(example.question, 1, example.steps[:index]) for example, index in places
         ]

@@ -430,9 +430,11 @@ asyncio.run(main())
 
 
 async def test_a_server_ends_when_its_starter_is_killed(tiny: Path, tmp_path: Path) -> None:
-    add_model(tmp_path, "tiny", {"model": str(tiny)})
+    repository, scratch = tmp_path / "repository", tmp_path / "scratch"
+    add_model(repository, "tiny", {"model": str(tiny)})
+    scratch.mkdir()
     starter = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", ORPHAN, str(tmp_path)),
+        *(sys.executable, "-c", ORPHAN, str(repository)),
         stdout=asyncio.subprocess.PIPE,
         env={
             **os.environ,

@@ -1,0 +1,115 @@
+"""A fake of Triton's gRPC front, within the test's process: it says what a script tells it to."""
+
+import asyncio
+import json
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+
+@dataclass(slots=True)
+class Seen:
+    """One request as it arrived."""
+
+    prompt: str
+    images: int
+    stream: bool
+    parameters: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Say:
+    """One response: a piece of text (a token a piece), an error, or a wait before it."""
+
+    text: str = ""
+    reason: str | None = None
+    error: str = ""
+    wait: float = 0.0
+    logprobs: list[dict[str, Any]] | None = None
+
+
+@dataclass(slots=True)
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """`script` gets each request and returns what is said to it."""
+
+    script: Callable[[Seen], list[Say]]
+    seen: list[Seen] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return service_pb2.ModelReadyResponse(ready=True)
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        try:
+            async for request in requests:
+                raw = dict(
+                    zip((entry.name for entry in request.inputs), request.raw_input_contents, strict=True)
+                )
+                seen = Seen(
+                    prompt=raw["text_input"][4:].decode(),
+                    images=next((e.shape[0] for e in request.inputs if e.name == "image"), 0),
+                    stream=raw["stream"] == b"\x01",
+                    parameters=json.loads(raw["sampling_parameters"][4:]),
+                )
+                self.seen.append(seen)
+                self.asked.set()
+                for say in self.script(seen):
+                    await asyncio.sleep(say.wait)
+                    yield _response(say)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+def _response(say: Say) -> Any:
+    if say.error:
+        return service_pb2.ModelStreamInferResponse(error_message=say.error)
+    response = service_pb2.ModelInferResponse()
+    outputs = {
+        "text_output": _string(say.text),
+        "finish_reason": _string(str(say.reason)),
+        "num_output_tokens": struct.pack("<I", 1),
+        "num_input_tokens": struct.pack("<I", 7),
+    }
+    if say.logprobs is not None:
+        outputs["logprobs"] = _string(json.dumps(say.logprobs))
+    for name, raw in outputs.items():
+        response.outputs.add(name=name, datatype="BYTES", shape=[1])
+        response.raw_output_contents.append(raw)
+    return service_pb2.ModelStreamInferResponse(infer_response=response)
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<I", len(text.encode())) + text.encode()
+
+
+@asynccontextmanager
+async def serving(*adders: Callable[[grpc.aio.Server], None], **options: Any) -> AsyncIterator[str]:
+    """A real gRPC server with the given services; yields its address."""
+    server = grpc.aio.server(**options)
+    for add in adders:
+        add(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def serving_triton(script: Callable[[Seen], list[Say]]) -> AsyncIterator[tuple[FakeTriton, str]]:
+    """A fake Triton and its address."""
+    fake = FakeTriton(script)
+
+    def add(server: grpc.aio.Server) -> None:
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)
+
+    async with serving(add) as address:
+        yield fake, address

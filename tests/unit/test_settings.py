@@ -1,0 +1,53 @@
+"""Settings come from the environment and flags, and unknown ones are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from services.common.pair import Pair
+from services.draft.settings import DraftSettings
+from services.gateway.settings import GatewaySettings
+
+BUNDLED = Path("models/bundled.toml")
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DREAMR_DRAFT_TRITON", "a:1")
+    monkeypatch.setenv("DREAMR_DRAFT_DRAIN_SECONDS", "3")
+    settings = DraftSettings.load(["--triton", "b:2"])
+    assert settings.triton == "b:2"
+    assert settings.drain_seconds == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--nonsense", "1"], ["--listen", "nowhere"], ["--max-sessions", "0"], ["--loop", "curio"]],
+)
+def test_a_wrong_flag_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        GatewaySettings.load(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err
+
+
+def test_an_unknown_variable_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DREAMR_GATEWAY_REDDIS", "x")
+    with pytest.raises(SystemExit):
+        GatewaySettings.load([])
+    assert "DREAMR_GATEWAY_REDDIS" in capsys.readouterr().err
+
+
+def test_the_bundled_pair_loads() -> None:
+    pair = Pair.load(BUNDLED)
+    assert pair.target.template.parent.name == "1"
+    assert pair.reasoning.delimiter == "\n\n"
+
+
+@pytest.mark.parametrize("change", ["alpha = 1.5", "surprise = 1", "positive ="])
+def test_a_wrong_pair_names_the_file(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "pair.toml"
+    path.write_text(BUNDLED.read_text().replace("alpha = 0.7", change))
+    with pytest.raises(ValueError, match=r"pair\.toml"):
+        Pair.load(path)

@@ -1,0 +1,107 @@
+"""The Triton client against a fake of Triton's front: errors, deadlines, and no call left running."""
+
+import asyncio
+
+import pytest
+
+from services.common.errors import (
+    BrokenError,
+    InvalidRequestError,
+    LateError,
+    OverloadedError,
+    ServiceError,
+    UnavailableError,
+)
+from services.common.triton import TritonModel
+from tests.unit.fake_triton import Say, Seen, serving_triton
+
+
+async def test_a_completion_carries_prompt_images_and_parameters() -> None:
+    async with serving_triton(lambda _: [Say("hello", "stop")]) as (fake, address):
+        model = TritonModel(address, "m")
+        chunk = await model.complete("prompt", [b"\x89PNG"], {"max_tokens": 3}, seconds=5)
+        await model.close()
+    assert (chunk.text, chunk.finish_reason, chunk.tokens, chunk.prompt_tokens) == ("hello", "stop", 1, 7)
+    assert fake.seen == [Seen("prompt", 1, False, {"max_tokens": 3})]
+
+
+async def test_log_probabilities_come_best_first() -> None:
+    place = {
+        "5": {"logprob": -2.0, "rank": 2, "decoded_token": " negative"},
+        "9": {"logprob": -0.2, "rank": 1, "decoded_token": " positive"},
+    }
+    async with serving_triton(lambda _: [Say("x", "length", logprobs=[place])]) as (_, address):
+        model = TritonModel(address, "m")
+        chunk = await model.complete("p", [], {"max_tokens": 1, "logprobs": 2}, seconds=5)
+        await model.close()
+    assert [(token.id, token.text) for token in chunk.logprobs[0]] == [(9, " positive"), (5, " negative")]
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("INVALID_ARGUMENT: text_input: 600 tokens, more than max_model_len 512", InvalidRequestError),
+        ("UNAVAILABLE: the queue is full: 64 requests wait (MAX_QUEUE_SIZE)", OverloadedError),
+        ("UNAVAILABLE: the model is being unloaded", UnavailableError),
+        ("CANCELLED: cancelled", UnavailableError),
+        ("INTERNAL: RuntimeError: boom", BrokenError),
+        ("The prompt (length 900) is longer than the maximum model length of 512", InvalidRequestError),
+        ("[request id: <id_unknown>] Exceeds maximum queue size", OverloadedError),
+        ("Request for unknown model: 'm' is not found", UnavailableError),
+        ("something nobody thought of", BrokenError),
+    ],
+)
+async def test_an_error_in_the_stream_gets_its_class(message: str, kind: type[ServiceError]) -> None:
+    async with serving_triton(lambda _: [Say(error=message)]) as (_, address):
+        model = TritonModel(address, "m")
+        with pytest.raises(ServiceError) as caught:
+            await model.complete("p", [], {}, seconds=5)
+        await model.close()
+    assert type(caught.value) is kind
+
+
+async def test_a_generation_without_an_end_is_an_error() -> None:
+    async with serving_triton(lambda _: [Say("half")]) as (_, address):
+        model = TritonModel(address, "m")
+        with pytest.raises(BrokenError, match="finished"):
+            await model.complete("p", [], {}, seconds=5)
+        await model.close()
+
+
+async def test_a_silent_server_is_late() -> None:
+    async with serving_triton(lambda _: [Say("x", "stop", wait=30)]) as (_, address):
+        model = TritonModel(address, "m")
+        with pytest.raises(LateError):
+            await model.complete("p", [], {}, seconds=0.05)
+        await model.close()
+
+
+async def test_a_server_that_is_gone_is_unavailable() -> None:
+    async with serving_triton(lambda _: []) as (_, address):
+        pass
+    model = TritonModel(address, "m")
+    with pytest.raises(UnavailableError):
+        await model.complete("p", [], {}, seconds=5)
+    await model.close()
+
+
+async def test_leaving_the_block_cancels_the_call() -> None:
+    async with serving_triton(lambda _: [Say("a"), Say("b", "stop", wait=30)]) as (fake, address):
+        model = TritonModel(address, "m")
+        async with model.generate("p", [], {}, stream=True, seconds=30) as chunks:
+            async for _ in chunks:
+                break
+        await asyncio.wait_for(fake.cancelled.wait(), 2)
+        await model.close()
+
+
+async def test_cancelling_the_task_cancels_the_call() -> None:
+    async with serving_triton(lambda _: [Say("b", "stop", wait=30)]) as (fake, address):
+        model = TritonModel(address, "m")
+        task = asyncio.create_task(model.complete("p", [], {}, seconds=30))
+        await fake.asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(fake.cancelled.wait(), 2)
+        await model.close()

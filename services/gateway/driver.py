@@ -5,6 +5,7 @@ told to an `outbox`, in order.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -78,10 +79,18 @@ class Driver:
         parts: the cluster, as this session sees it.
         outbox: told `activity` (only with `with_activity`), each `commit` and at last `finished`.
         seconds: how long the session may take.
+        clock: seconds for timings; uvloop's own time has milliseconds only.
     """
 
     def __init__(
-        self, machine: Machine, parts: Parts, outbox: Outbox, *, seconds: float, with_activity: bool = False
+        self,
+        machine: Machine,
+        parts: Parts,
+        outbox: Outbox,
+        *,
+        seconds: float,
+        with_activity: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.totals = Totals()
         self._machine = machine
@@ -89,6 +98,7 @@ class Driver:
         self._outbox = outbox
         self._seconds = seconds
         self._with_activity = with_activity
+        self._clock = clock
         self._events: asyncio.Queue[Event] = asyncio.Queue(_EVENTS)
         self._works: dict[int, _Work] = {}
         self._began = 0.0
@@ -102,13 +112,13 @@ class Driver:
             LateError: the session took longer than it may.
             InvalidRequestError: a model refused the request, such as a prompt longer than its context.
         """
-        loop = asyncio.get_running_loop()
-        self._began = loop.time()
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        self._began = self._clock()
         async with asyncio.TaskGroup() as group:
             end = await self._obey(self._machine.start(), group)
             while end is None:
                 try:
-                    async with asyncio.timeout_at(self._began + self._seconds):
+                    async with asyncio.timeout_at(deadline):
                         event = await self._events.get()
                 except TimeoutError:
                     event = Aborted("deadline")
@@ -264,7 +274,7 @@ class Driver:
     # --- bookkeeping ------------------------------------------------------------------------------
 
     def _now(self) -> float:
-        return asyncio.get_running_loop().time() - self._began
+        return self._clock() - self._began
 
     def _account(self, start: Start) -> ModelTotals | None:
         match start:

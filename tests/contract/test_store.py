@@ -1,0 +1,117 @@
+"""What every session store must do; real Redis where it is installed."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from services.gateway.memory_store import MemoryStore
+from services.gateway.redis_store import RedisStore
+from services.gateway.store import Appended, Status, Store, StoreError
+
+REDIS = shutil.which("redis-server") or shutil.which("redis-server", path=str(Path(sys.executable).parent))
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    if REDIS is None:
+        pytest.skip("redis-server is not installed (Debian: redis-tools)")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [REDIS, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while b"eady to accept" not in (line := process.stdout.readline()):
+            assert line, "redis-server ended while starting"
+        yield f"redis://127.0.0.1:{port}/0"
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+Make = Callable[[], Store]
+
+
+@pytest.fixture(params=["memory", "redis"])
+def make(request: pytest.FixtureRequest) -> Make:
+    if request.param == "memory":
+        return lambda: MemoryStore(ttl_seconds=60)
+    url: str = request.getfixturevalue("redis_url")
+    return lambda: RedisStore(url, ttl_seconds=60)
+
+
+@pytest.fixture
+async def store(make: Make) -> AsyncIterator[Store]:
+    made = make()
+    yield made
+    await made.close()
+
+
+async def test_steps_are_appended_in_order(store: Store) -> None:
+    fence = await store.create("s", b"request", {"hash": b"image"})
+    assert await store.append("s", fence, 0, b"a") is Appended.DONE
+    assert await store.append("s", fence, 1, b"b") is Appended.DONE
+    stored = await store.load("s")
+    assert stored is not None
+    assert stored.request == b"request"
+    assert stored.steps == (b"a", b"b")
+    assert stored.images == {"hash": b"image"}
+    assert stored.status is Status.RUNNING
+
+
+async def test_a_repeat_is_harmless_and_a_wrong_index_changes_nothing(store: Store) -> None:
+    fence = await store.create("s", b"r", {})
+    await store.append("s", fence, 0, b"a")
+    assert await store.append("s", fence, 0, b"a") is Appended.REPEATED
+    assert await store.append("s", fence, 0, b"other") is Appended.WRONG_INDEX
+    assert await store.append("s", fence, 2, b"c") is Appended.WRONG_INDEX
+    stored = await store.load("s")
+    assert stored is not None
+    assert stored.steps == (b"a",)
+
+
+async def test_a_stale_fence_changes_nothing(store: Store) -> None:
+    old = await store.create("s", b"r", {})
+    new = await store.take_over("s")
+    assert new > old
+    assert await store.append("s", old, 0, b"a") is Appended.STALE_FENCE
+    assert not await store.end("s", old, Status.FAILED)
+    assert await store.append("s", new, 0, b"b") is Appended.DONE
+
+
+async def test_the_end_is_kept(store: Store) -> None:
+    fence = await store.create("s", b"r", {})
+    assert await store.end("s", fence, Status.FINISHED, b"outcome")
+    stored = await store.load("s")
+    assert stored is not None
+    assert (stored.status, stored.outcome) == (Status.FINISHED, b"outcome")
+
+
+async def test_unknown_sessions(store: Store) -> None:
+    assert await store.load("none") is None
+    assert await store.take_over("none") == 0
+    assert await store.append("none", 1, 0, b"a") is Appended.NO_SESSION
+    assert not await store.end("none", 1, Status.FAILED)
+
+
+async def test_two_owners_never_mix(store: Store) -> None:
+    """Many appends at once under two fences: only the newer one's steps stand."""
+    old = await store.create("s", b"r", {})
+    new = await store.take_over("s")
+    await asyncio.gather(*(store.append("s", fence, 0, b"%d" % fence) for fence in (old, new) * 10))
+    stored = await store.load("s")
+    assert stored is not None
+    assert stored.steps == (b"%d" % new,)
+
+
+async def test_redis_away_fails_soon() -> None:
+    store = RedisStore("redis://127.0.0.1:1/0", ttl_seconds=60, timeout_seconds=0.5)
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreError):
+            await store.create("s", b"r", {})
+    await store.close()

@@ -1,0 +1,133 @@
+"""The driver carries out what the machine says; whatever is started is awaited or cancelled."""
+
+import asyncio
+
+import pytest
+
+from dreamr.v1 import common_pb2, gateway_pb2
+from services.common.errors import InvalidRequestError, LateError, UnavailableError
+from services.gateway.driver import Driver
+from services.gateway.fpsr import Machine
+from services.gateway.policy import FPSR, TARGET, Policy
+from tests.unit.fake_parts import STEPS, FakeParts
+
+Response = gateway_pb2.ReasonResponse
+
+
+class Session:
+    """A driver over fake parts, and what it told."""
+
+    def __init__(self, parts: FakeParts, policy: Policy = FPSR, *, seconds: float = 5.0) -> None:
+        self.parts = parts
+        self.told: list[Response] = []
+        self.driver = Driver(
+            Machine(policy, max_steps=8), parts, self._take, seconds=seconds, with_activity=True
+        )
+
+    async def _take(self, response: Response) -> None:
+        self.told.append(response)
+
+    async def run(self) -> gateway_pb2.Finished:
+        before = asyncio.all_tasks()
+        try:
+            await self.driver.run()
+        finally:
+            assert asyncio.all_tasks() == before, "a task is left behind"
+            assert self.parts.running == 0
+        return self.told[-1].finished
+
+    @property
+    def commits(self) -> list[gateway_pb2.Commit]:
+        return [response.commit for response in self.told if response.HasField("commit")]
+
+
+async def test_accepted_candidates_are_committed_and_their_rivals_stopped() -> None:
+    session = Session(FakeParts())
+    finished = await session.run()
+    assert finished.answer == "42"
+    assert [commit.step.text for commit in session.commits] == list(STEPS)
+    assert {commit.author for commit in session.commits} == {gateway_pb2.AUTHOR_DRAFT}
+    totals = finished.totals
+    assert (totals.accepted, totals.rejected, totals.cancelled) == (3, 0, 0)
+    assert totals.draft.committed_tokens == 15
+    assert totals.target.cancelled_calls >= 1
+    # Each cancelled rival had told of two tokens.
+    assert totals.target.wasted_tokens == 2 * totals.target.cancelled_calls
+    assert "rival" in session.parts.stopped
+
+
+async def test_a_rejected_candidate_is_replaced_by_the_rival() -> None:
+    session = Session(FakeParts(wrong=frozenset({1}), rival_delay=0.01, draft_delay=0.0))
+    finished = await session.run()
+    assert [commit.step.text for commit in session.commits] == list(STEPS)
+    assert session.commits[1].author == gateway_pb2.AUTHOR_TARGET
+    assert not session.commits[1].verdict.accept
+    assert finished.totals.rejected == 1
+
+
+async def test_the_target_alone() -> None:
+    session = Session(FakeParts(rival_delay=0.001), TARGET)
+    finished = await session.run()
+    assert finished.totals.steps_by_target == 3
+    assert finished.totals.target.calls == 2
+    assert finished.totals.target.wasted_tokens == 0
+
+
+@pytest.mark.parametrize("part", ["draft", "verdict"])
+async def test_without_draft_or_verifier_the_target_answers(part: str) -> None:
+    session = Session(FakeParts(failures={part: UnavailableError("gone")}, rival_delay=0.01))
+    finished = await session.run()
+    assert [commit.step.text for commit in session.commits] == list(STEPS)
+    assert {commit.author for commit in session.commits} == {gateway_pb2.AUTHOR_TARGET}
+    assert "gone" in finished.degraded[0]
+
+
+async def test_a_late_verdict_is_a_reject_and_nothing_is_degraded() -> None:
+    session = Session(FakeParts(failures={"verdict": LateError("late")}, rival_delay=0.01))
+    finished = await session.run()
+    assert session.commits[0].verdict.reason == common_pb2.VERDICT_REASON_LATE
+    assert not finished.degraded
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(UnavailableError("gone"), UnavailableError), (InvalidRequestError("too long"), InvalidRequestError)],
+)
+async def test_without_the_target_the_session_fails(
+    failure: UnavailableError | InvalidRequestError, raised: type[Exception]
+) -> None:
+    session = Session(FakeParts(failures={"rival": failure}))
+    with pytest.raises(raised, match=str(failure)):
+        await session.run()
+
+
+async def test_the_deadline_ends_the_session() -> None:
+    session = Session(FakeParts(rival_delay=60, draft_delay=60), seconds=0.05)
+    with pytest.raises(LateError):
+        await session.run()
+    assert sorted(session.parts.stopped) == ["draft", "rival"]
+
+
+async def test_cancelling_stops_everything() -> None:
+    session = Session(FakeParts(rival_delay=60, draft_delay=60))
+    task = asyncio.create_task(session.driver.run())
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert session.parts.running == 0
+    assert sorted(session.parts.stopped) == ["draft", "rival"]
+
+
+async def test_activity_tells_when_work_began_and_how_it_ended() -> None:
+    session = Session(FakeParts())
+    await session.run()
+    seen = [response.activity for response in session.told if response.HasField("activity")]
+    begun = {activity.call for activity in seen if activity.phase == gateway_pb2.PHASE_STARTED}
+    ended = {
+        activity.call
+        for activity in seen
+        if activity.phase in (gateway_pb2.PHASE_DONE, gateway_pb2.PHASE_CANCELLED)
+    }
+    assert begun == ended
+    assert [activity.at for activity in seen] == sorted(activity.at for activity in seen)

@@ -1,0 +1,51 @@
+"""Images that are none, too large, cut off or bombs are refused, by name and limit."""
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from services.common.errors import InvalidRequestError
+from services.gateway.images import check_image
+
+LIMITS = {"max_bytes": 1_000_000, "max_pixels": 1_000_000}
+
+
+def png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def bomb(side: int) -> bytes:
+    """A PNG whose header promises side x side pixels; nobody should look further."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_a_good_image_passes() -> None:
+    check_image(png(48, 48), "images[0]", **LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "must not be empty"),
+        (b"no image at all", "no image of a known format"),
+        (png(48, 48)[:60], "cannot be decoded"),
+        (bomb(1_500), "more than 1,000,000"),
+        (bomb(30_000), "more than 1,000,000"),
+        (b"x" * 1_000_001, "more than 1,000,000"),
+    ],
+)
+def test_a_bad_image_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=r"images\[0\]: .*") as refused:
+        check_image(data, "images[0]", **LIMITS)
+    assert message in str(refused.value)

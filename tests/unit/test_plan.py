@@ -1,0 +1,63 @@
+"""Every field of a request is checked; the message names it and its limit."""
+
+from pathlib import Path
+
+import pytest
+
+from dreamr.v1 import common_pb2, gateway_pb2
+from services.common.errors import InvalidRequestError
+from services.common.pair import Pair
+from services.gateway.plan import Plan
+
+PAIR = Pair.load(Path("models/bundled.toml"))
+IMAGE = common_pb2.Image(data=b"x")
+Options = gateway_pb2.ReasonOptions
+
+
+def request(
+    question: str = "q", images: int = 1, options: gateway_pb2.ReasonOptions | None = None
+) -> gateway_pb2.ReasonRequest:
+    return gateway_pb2.ReasonRequest(question=question, images=[IMAGE] * images, options=options)
+
+
+def test_defaults_come_from_the_pair() -> None:
+    plan = Plan.of(request(), PAIR)
+    assert plan.policy.name == "fpsr"
+    assert plan.policy.window == 4
+    assert plan.alpha == PAIR.tbvm.alpha
+    assert plan.max_steps == PAIR.reasoning.max_steps
+
+
+def test_options_win() -> None:
+    plan = Plan.of(request(options=Options(window=2, alpha=0.9, max_steps=3)), PAIR)
+    assert (plan.policy.window, plan.alpha, plan.max_steps) == (2, 0.9, 3)
+
+
+def test_the_target_policy_has_no_window_to_set() -> None:
+    assert Plan.of(request(options=Options(policy="target", window=3)), PAIR).policy.window == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        (request(question="  "), "question"),
+        (request(question="x" * 10_000), "question"),
+        (request(images=0), "images"),
+        (request(images=2), "images"),
+        (request(options=Options(policy="magic")), "options.policy"),
+        (request(options=Options(window=0)), "options.window"),
+        (request(options=Options(window=1_000)), "options.window"),
+        (request(options=Options(alpha=-0.1)), "options.alpha"),
+        (request(options=Options(alpha=1.1)), "options.alpha"),
+        (request(options=Options(alpha=float("nan"))), "options.alpha"),
+        (request(options=Options(max_steps=0)), "options.max_steps"),
+        (request(options=Options(max_step_tokens=5_000)), "options.max_step_tokens"),
+        (request(options=Options(max_answer_tokens=0)), "options.max_answer_tokens"),
+        (request(options=Options(sampling=common_pb2.Sampling(temperature=9))), "sampling.temperature"),
+        (request(options=Options(sampling=common_pb2.Sampling(top_p=0))), "sampling.top_p"),
+    ],
+)
+def test_a_bad_field_is_named(bad: gateway_pb2.ReasonRequest, field: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        Plan.of(bad, PAIR)
+    assert str(refused.value).startswith(f"{field}: ")

@@ -7,21 +7,30 @@ from pathlib import Path
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def tree(roots: Iterable[int]) -> set[int]:
+    """These processes and all below them."""
+    return set(_times(roots))
+
+
 def seconds(roots: Iterable[int]) -> float:
     """CPU seconds, user and system, of these processes and all below them so far."""
-    wanted = set(roots)
-    total, found = 0, True
-    times: dict[int, tuple[int, int]] = {}
+    return sum(_times(roots).values()) / _TICKS
+
+
+def _times(roots: Iterable[int]) -> dict[int, int]:
+    """Clock ticks by process."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:  # it ended while we looked
-                continue
-            times[int(entry.name)] = int(fields[1]), int(fields[11]) + int(fields[12])
-    while found:
-        below = {pid for pid, (parent, _) in times.items() if parent in wanted and pid not in wanted}
-        found = bool(below)
-        wanted |= below
-    total = sum(times[pid][1] for pid in wanted if pid in times)
-    return total / _TICKS
+        if not entry.name.isdecimal():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it ended while we looked
+            continue
+        pid = int(entry.name)
+        parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    members = {pid for pid in roots if pid in ticks}
+    while below := {pid for pid, parent in parents.items() if parent in members} - members:
+        members |= below
+    return {pid: ticks[pid] for pid in members}

@@ -1,0 +1,82 @@
+"""`python -m bench.cancellation`: how soon both models stop after a client has cancelled."""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bench.models import MODELS, at_rest
+from bench.questions import held_out
+from bench.statistics import quantile
+from dreamr.client import AsyncClient
+from dreamr.cluster.cluster import Cluster
+
+
+async def measure(cluster: Cluster, requests: int, seed: int) -> dict[str, Any]:
+    """Cancels requests at random moments; milliseconds from the cancel to each model's last token.
+
+    A model that had nothing to do counts as 0.
+    """
+    rng = random.Random(seed)
+    questions = held_out(32, seed)
+    metrics = cluster.triton.metrics_address
+    lags: dict[str, list[float]] = {model: [] for model in MODELS}
+    async with AsyncClient(cluster.address) as client:
+        full = [
+            (await client.ask(question.text, images=[question.image])).seconds for question in questions[:5]
+        ]
+        for _ in tqdm(range(requests), unit="request"):
+            question = rng.choice(questions)
+            stream = client.reason(question.text, images=[question.image])
+
+            async def read(events: Any = stream) -> None:
+                async with aclosing(events) as happened:
+                    async for _ in happened:
+                        pass
+
+            reading = asyncio.create_task(read())
+            await asyncio.sleep(rng.uniform(0, sum(full) / len(full)))
+            cancelled = time.time()
+            reading.cancel()
+            await asyncio.wait([reading])
+            await asyncio.sleep(0.1)
+            for model, engine in (await at_rest(metrics)).items():
+                lags[model].append(max(0.0, engine.last_token - cancelled) * 1000)
+    return {
+        "requests": requests,
+        "seed": seed,
+        "milliseconds": {
+            model: {"p50": quantile(found, 0.5), "p99": quantile(found, 0.99), "max": max(found)}
+            for model, found in lags.items()
+        },
+        "active_at_the_end": {model: engine.active for model, engine in (await at_rest(metrics)).items()},
+    }
+
+
+async def _main(arguments: argparse.Namespace) -> dict[str, Any]:
+    async with Cluster() as cluster:
+        return await measure(cluster, arguments.requests, arguments.seed)
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments = parser.parse_args()
+    report = json.dumps(asyncio.run(_main(arguments)), indent=2)
+    if arguments.json:
+        arguments.json.write_text(report + "\n")
+    sys.stdout.write(report + "\n")
+
+
+if __name__ == "__main__":
+    main()

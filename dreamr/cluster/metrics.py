@@ -1,0 +1,26 @@
+"""Reads Prometheus metrics of a running part."""
+
+import asyncio
+import urllib.request
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+async def scrape(address: str) -> dict[tuple[str, str], float]:
+    """Samples of `http://ADDRESS/metrics` by name and model (empty where there is no such label).
+
+    Raises:
+        OSError: the endpoint does not answer.
+    """
+    text = await asyncio.to_thread(_fetch, f"http://{address}/metrics")
+    return {
+        (sample.name, sample.labels.get("model", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def _fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310 - always http, and always ours
+        content: bytes = response.read()
+    return content.decode()

@@ -236,8 +236,12 @@ class Driver:
         try:
             await self._call(start)
         except InvalidRequestError as error:
-            self._refusal = error
-            await self._events.put(Aborted(str(error)))
+            # What the draft or the judge has no room for, the target may still do: it has the last word.
+            if isinstance(start, StartRival | StartAnswer):
+                self._refusal = error
+                await self._events.put(Aborted(str(error)))
+            else:
+                await self._events.put(CallFailed(start.call, str(error)))
         except LateError as error:
             if isinstance(start, StartVerdict):
                 await self._events.put(Judged(start.call, Verdict(accept=False, reason=Reason.LATE)))

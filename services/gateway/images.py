@@ -8,6 +8,9 @@ from PIL import Image, UnidentifiedImageError
 from services.common.errors import InvalidRequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+# Pillow only warns of images between its own limit and twice that. Set once, for the process: filters that
+# are changed and restored around each call are not safe in threads.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def check_image(data: bytes, field: str, *, max_bytes: int, max_pixels: int) -> None:
@@ -23,17 +26,14 @@ def check_image(data: bytes, field: str, *, max_bytes: int, max_pixels: int) -> 
     if len(data) > max_bytes:
         raise InvalidRequestError.of(field, f"has {len(data):,} bytes, more than {max_bytes:,}")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of bombs by a limit of its own; ours is checked below, before decoding.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise InvalidRequestError.of(
-                        field, f"has {width} x {height} pixels, more than {max_pixels:,} in all"
-                    )
-                image.load()
-    except Image.DecompressionBombError as error:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise InvalidRequestError.of(
+                    field, f"has {width} x {height} pixels, more than {max_pixels:,} in all"
+                )
+            image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InvalidRequestError.of(field, f"has more than {max_pixels:,} pixels") from error
     except UnidentifiedImageError as error:
         raise InvalidRequestError.of(

@@ -82,6 +82,15 @@ async def test_without_draft_or_verifier_the_target_answers(part: str) -> None:
     assert "gone" in finished.degraded[0]
 
 
+@pytest.mark.parametrize("part", ["draft", "verdict"])
+async def test_what_draft_or_verifier_refuses_the_target_may_still_do(part: str) -> None:
+    session = Session(FakeParts(failures={part: InvalidRequestError("too long")}, rival_delay=0.01))
+    finished = await session.run()
+    assert finished.answer == "42"
+    assert {commit.author for commit in session.commits} == {gateway_pb2.AUTHOR_TARGET}
+    assert "too long" in finished.degraded[0]
+
+
 async def test_a_late_verdict_is_a_reject_and_nothing_is_degraded() -> None:
     session = Session(FakeParts(failures={"verdict": LateError("late")}, rival_delay=0.01))
     finished = await session.run()

@@ -2,7 +2,9 @@
 
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -49,3 +51,11 @@ def test_a_bad_image_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=r"images\[0\]: .*") as refused:
         check_image(data, "images[0]", **LIMITS)
     assert message in str(refused.value)
+
+
+def test_checks_in_threads_leave_the_process_as_it_was() -> None:
+    data, before = png(200, 200), list(warnings.filters)
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(check_image, data, "images[0]", **LIMITS) for _ in range(300)]:
+            done.result()
+    assert list(warnings.filters) == before

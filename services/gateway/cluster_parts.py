@@ -1,7 +1,8 @@
 """`Parts` over gRPC: the calls of one session, retried on another replica while nothing has been received."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -87,8 +88,10 @@ class ClusterParts:
             max_step_tokens=self._plan.max_step_tokens,
             sampling=self._plan.sampling,
         )
-        async for response in self._stream("draft", [stub.Draft for stub in self._draft], request):
-            yield convert.step_from(response.step)
+        methods = [stub.Draft for stub in self._draft]
+        async with aclosing(self._stream("draft", methods, request)) as responses:
+            async for response in responses:
+                yield convert.step_from(response.step)
 
     async def rival(self, start: StartRival) -> AsyncGenerator[Step | Progress, None]:
         """See Parts."""
@@ -98,11 +101,13 @@ class ClusterParts:
             max_step_tokens=self._plan.max_step_tokens,
             sampling=self._plan.sampling,
         )
-        async for response in self._stream("target", [stub.Generate for stub in self._target], request):
-            if response.HasField("written"):
-                yield convert.step_from(response.written.step)
-            else:
-                yield Progress(response.progress.tokens)
+        methods = [stub.Generate for stub in self._target]
+        async with aclosing(self._stream("target", methods, request)) as responses:
+            async for response in responses:
+                if response.HasField("written"):
+                    yield convert.step_from(response.written.step)
+                else:
+                    yield Progress(response.progress.tokens)
 
     async def verdict(self, start: StartVerdict) -> Verdict:
         """See Parts. A late verdict is the caller's to handle; it is not asked for again."""
@@ -154,7 +159,7 @@ class ClusterParts:
 
     async def _stream(
         self, part: str, methods: Sequence[Callable[..., Any]], request: Any
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         for attempt in range(_ATTEMPTS):
             call = methods[attempt % len(methods)](request, timeout=self._seconds())
             received = False

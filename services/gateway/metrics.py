@@ -25,9 +25,11 @@ def count_commit(policy: str, commit: gateway_pb2.Commit) -> None:
         VERDICTS.labels("accept" if commit.verdict.accept else "reject", reason.lower()).inc()
 
 
-def count_end(policy: str, status: str, totals: Totals) -> None:
-    """Counts how a session ended and what it cost."""
+def count_end(policy: str, status: str, totals: Totals, seconds: float | None) -> None:
+    """Counts how a session ended and what it cost; `seconds` is None unless it finished."""
     SESSIONS.labels(policy, status).inc()
+    if seconds is not None:
+        SESSION_SECONDS.labels(policy).observe(seconds)
     for part, account in (
         ("draft", totals.draft),
         ("target", totals.target),

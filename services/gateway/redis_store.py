@@ -10,6 +10,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from services.gateway.store import Appended, Status, StoredSession, StoreError
@@ -61,6 +64,9 @@ class RedisStore:
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             max_connections=64,
+            # A pooled connection that a restarted Redis has closed is replaced once; every script may be
+            # repeated. What is slow is not tried again: a request waits for it.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         )
         self._append = self._redis.register_script(_APPEND)
         self._end = self._redis.register_script(_END)

@@ -7,7 +7,7 @@ import grpc
 
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common import logs
-from services.common.errors import ServiceError
+from services.common.errors import LateError, ServiceError
 from services.common.pair import Pair
 from services.common.validation import seconds_left
 from services.gateway import metrics
@@ -23,6 +23,9 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.store import Status, Store
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+# Past its deadline a session may still send what was committed, but not for long.
+_LAST_WORDS_SECONDS = 1.0
 
 
 class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
@@ -64,6 +67,16 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         deadline: float,
     ) -> None:
         outbox = Outbox(session, context.write)
+        finished: gateway_pb2.Finished | None = None
+
+        async def tell(response: gateway_pb2.ReasonResponse) -> None:
+            nonlocal finished
+            if response.HasField("commit"):
+                metrics.count_commit(plan.policy.name, response.commit)
+            elif response.HasField("finished"):
+                finished = response.finished
+            await outbox.put(response)
+
         driver = Driver(
             Machine(plan.policy, plan.max_steps),
             ClusterParts(
@@ -73,7 +86,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 deadline=deadline,
                 verdict_seconds=self._settings.verdict_seconds,
             ),
-            outbox.put,
+            tell,
             seconds=_left(deadline),
             with_activity=plan.with_activity,
         )
@@ -86,7 +99,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         )
         status, failure = Status.CANCELLED, None
         try:
-            async with asyncio.TaskGroup() as group:
+            # Sending counts as well: a client that does not read must not keep its place for ever.
+            async with asyncio.timeout_at(deadline + _LAST_WORDS_SECONDS), asyncio.TaskGroup() as group:
                 group.create_task(outbox.drain())
                 await outbox.put(gateway_pb2.ReasonResponse(started=started))
                 try:
@@ -96,10 +110,12 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                     # What was committed before still goes out.
                     status, failure = Status.FAILED, error
                 await outbox.close()
+        except TimeoutError:
+            status, failure = Status.FAILED, LateError("the client did not read within the deadline")
         finally:
-            metrics.count_end(plan.policy.name, status, driver.totals)
+            metrics.count_end(plan.policy.name, status, driver.totals, finished.seconds if finished else None)
             # The client may be gone and this task cancelled: the store is told all the same.
-            await asyncio.shield(session.end(status))
+            await asyncio.shield(session.end(status, finished))
         if failure:
             kept = f"session {session.id} keeps {session.committed} committed steps"
             raise type(failure)(f"{failure}; {kept}") from failure

@@ -1,0 +1,119 @@
+"""A fake of the draft, target and verifier services, within the test's process, over real gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from dreamr.v1 import (
+    common_pb2,
+    draft_pb2,
+    draft_pb2_grpc,
+    target_pb2,
+    target_pb2_grpc,
+    verifier_pb2,
+    verifier_pb2_grpc,
+)
+
+STEPS = ("one .", "two .", "three .")
+
+
+@dataclass(slots=True)
+class FakeServices(
+    draft_pb2_grpc.DraftServiceServicer,
+    target_pb2_grpc.TargetServiceServicer,
+    verifier_pb2_grpc.VerifierServiceServicer,
+):
+    """Draft and target agree on `steps`, and the verifier with them. Delays in seconds.
+
+    Attributes:
+        failures: statuses that a method answers with, in turn, before it works again.
+        cancelled: methods whose call was cancelled from outside.
+        running: calls under way.
+    """
+
+    steps: tuple[str, ...] = STEPS
+    delay: float = 0.001
+    target_delay: float = 0.02
+    failures: dict[str, list[grpc.StatusCode]] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+    running: int = 0
+    calls: int = 0
+    seconds_left: list[float] = field(default_factory=list)
+
+    async def Draft(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """See the proto."""
+        with self._call("Draft", context):
+            await self._fail("Draft", context)
+            first = len(request.context.steps)
+            for index in range(first, min(first + request.max_steps, len(self.steps))):
+                await asyncio.sleep(self.delay)
+                yield draft_pb2.DraftResponse(step=self._step(index))
+
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        """See the proto."""
+        with self._call("Generate", context):
+            await self._fail("Generate", context)
+            first = len(request.context.steps)
+            for index in range(first, min(first + (request.max_steps or 99), len(self.steps))):
+                await asyncio.sleep(self.target_delay)
+                written = target_pb2.GenerateResponse.WrittenStep(step=self._step(index))
+                yield target_pb2.GenerateResponse(written=written)
+
+    async def Answer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """See the proto."""
+        with self._call("Answer", context):
+            await self._fail("Answer", context)
+            return target_pb2.AnswerResponse(text="42", usage=common_pb2.Usage(output_tokens=1))
+
+    async def Verify(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """See the proto."""
+        with self._call("Verify", context):
+            await self._fail("Verify", context)
+            await asyncio.sleep(self.delay)
+            verdict = common_pb2.Verdict(
+                accept=True, reason=common_pb2.VERDICT_REASON_SCORE, score=0.9, alpha=request.alpha, mass=1
+            )
+            return verifier_pb2.VerifyResponse(verdict=verdict)
+
+    async def Score(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """The gateway never asks for it."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the gateway scores nothing")
+
+    @contextmanager
+    def _call(self, method: str, context: Any) -> Iterator[None]:
+        self.calls += 1
+        self.running += 1
+        self.seconds_left.append(context.time_remaining())
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.append(method)
+            raise
+        finally:
+            self.running -= 1
+
+    async def _fail(self, method: str, context: Any) -> None:
+        if statuses := self.failures.get(method):
+            await context.abort(statuses.pop(0), f"{method} says no")
+
+    def _step(self, index: int) -> common_pb2.Step:
+        return common_pb2.Step(text=self.steps[index], tokens=5, closes=index == len(self.steps) - 1)
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Adds the three services to a server."""
+        draft_pb2_grpc.add_DraftServiceServicer_to_server(self, server)
+        target_pb2_grpc.add_TargetServiceServicer_to_server(self, server)
+        verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self, server)
+
+
+@asynccontextmanager
+async def idle(fake: FakeServices, seconds: float = 2.0) -> AsyncIterator[None]:
+    """After its body, every call to the fake must end within `seconds`."""
+    yield
+    async with asyncio.timeout(seconds):
+        while fake.running:  # noqa: ASYNC110 - the other side of a socket
+            await asyncio.sleep(0.005)

@@ -1,0 +1,265 @@
+"""The gateway's front over real gRPC, with real channels to the parts; only the parts' models are fakes."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import prometheus_client
+import pytest
+from PIL import Image
+
+from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
+from services.common.channel import CLIENT_OPTIONS, SERVER_OPTIONS
+from services.common.interceptor import StatusInterceptor
+from services.common.pair import Pair
+from services.gateway.cluster_parts import Cluster
+from services.gateway.memory_store import MemoryStore
+from services.gateway.service import ReasoningService
+from services.gateway.settings import GatewaySettings
+from services.gateway.store import Status, StoreError
+from tests.unit.fake_services import STEPS, FakeServices, idle
+from tests.unit.fake_triton import serving
+
+PAIR = Pair.load(Path("models/bundled.toml"))
+Options = gateway_pb2.ReasonOptions
+Code = grpc.StatusCode
+
+
+def request(options: gateway_pb2.ReasonOptions | None = None, **changes: Any) -> gateway_pb2.ReasonRequest:
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 48)).save(buffer, "PNG")
+    values = {"question": "what ?", "images": [common_pb2.Image(data=buffer.getvalue())], **changes}
+    return gateway_pb2.ReasonRequest(options=options, **values)
+
+
+@dataclass(slots=True)
+class Gateway:
+    """A running gateway: its client's stub, what is behind it and its store."""
+
+    stub: "gateway_pb2_grpc.ReasoningServiceAsyncStub"
+    parts: FakeServices
+    store: MemoryStore
+
+    async def reason(
+        self, asked: gateway_pb2.ReasonRequest | None = None, timeout: float | None = 10
+    ) -> list[gateway_pb2.ReasonResponse]:
+        """Everything that one session tells."""
+        return [response async for response in self.stub.Reason(asked or request(), timeout=timeout)]
+
+
+Start = Callable[..., AbstractAsyncContextManager[Gateway]]
+
+
+@asynccontextmanager
+async def gateway(
+    parts: FakeServices | None = None,
+    *,
+    store: MemoryStore | None = None,
+    addresses: dict[str, str] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Gateway]:
+    parts, store = parts or FakeServices(), store or MemoryStore(ttl_seconds=60)
+    async with serving(parts.add_to) as behind:
+        where = dict.fromkeys(("draft", "target", "verifier"), behind) | (addresses or {})
+        cluster = Cluster.connect(where["draft"], where["target"], where["verifier"])
+        service = ReasoningService(GatewaySettings(**settings), PAIR, cluster, store)
+
+        def add(server: grpc.aio.Server) -> None:
+            gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
+
+        async with serving(add, interceptors=[StatusInterceptor()], options=SERVER_OPTIONS) as front:
+            options = [option for option in CLIENT_OPTIONS if option[0] != "grpc.max_send_message_length"]
+            async with grpc.aio.insecure_channel(
+                front, options=[*options, ("grpc.max_send_message_length", -1)]
+            ) as channel:
+                yield Gateway(gateway_pb2_grpc.ReasoningServiceStub(channel), parts, store)
+        await cluster.close()
+        await store.close()
+
+
+def commits(told: list[gateway_pb2.ReasonResponse]) -> list[gateway_pb2.Commit]:
+    return [response.commit for response in told if response.HasField("commit")]
+
+
+async def refused(running: Gateway, asked: gateway_pb2.ReasonRequest | None = None) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await running.reason(asked)
+    return caught.value
+
+
+async def test_a_session_is_streamed_and_stored() -> None:
+    async with gateway() as running:
+        told = await running.reason()
+        started, finished = told[0].started, told[-1].finished
+        assert (started.policy, started.window, started.durable) == ("fpsr", 4, False)
+        assert [commit.step.text for commit in commits(told)] == list(STEPS)
+        assert [commit.index for commit in commits(told)] == [0, 1, 2]
+        assert finished.answer == "42"
+        assert not finished.degraded
+        stored = await running.store.load(started.session_id)
+        assert stored is not None
+        assert stored.status is Status.FINISHED
+        assert [gateway_pb2.Commit.FromString(step) for step in stored.steps] == commits(told)
+        assert gateway_pb2.Finished.FromString(stored.outcome) == finished
+        assert len(stored.images) == 1
+
+
+async def test_the_deadline_is_passed_on() -> None:
+    rounding = 0.1  # gRPC rounds what is left up to three digits
+    async with gateway() as running:
+        await running.reason(timeout=7)
+        assert max(running.parts.seconds_left) <= 7 + rounding
+        await running.reason(timeout=None)
+        assert max(running.parts.seconds_left) <= GatewaySettings().max_call_seconds + 10 * rounding
+
+
+async def test_metrics_tell_of_commits_verdicts_and_sessions() -> None:
+    def value(name: str, **labels: str) -> float:
+        return prometheus_client.REGISTRY.get_sample_value(name, labels) or 0.0
+
+    def values() -> list[float]:
+        return [
+            value("dreamr_commits_total", policy="fpsr", author="draft"),
+            value("dreamr_verdicts_total", outcome="accept", reason="score"),
+            value("dreamr_sessions_total", policy="fpsr", status="finished"),
+            value("dreamr_session_seconds_count", policy="fpsr"),
+        ]
+
+    async with gateway() as running:
+        before = values()
+        await running.reason()
+        assert [now - then for now, then in zip(values(), before, strict=True)] == [3, 3, 1, 1]
+    assert value("dreamr_active_sessions") == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (request(question=" "), "question: "),
+        (request(images=[]), "images: at least 1"),
+        (request(images=[common_pb2.Image(data=b"no image")]), "images[0]: "),
+        (request(Options(window=0)), "options.window: must be within 1..16"),
+        (request(Options(alpha=float("nan"))), "options.alpha: must be within 0..1"),
+        (request(Options(policy="magic")), "options.policy: "),
+    ],
+)
+async def test_a_bad_request_never_reaches_a_part(asked: gateway_pb2.ReasonRequest, words: str) -> None:
+    async with gateway() as running:
+        error = await refused(running, asked)
+        assert error.code() is Code.INVALID_ARGUMENT
+        assert words in str(error.details())
+        assert running.parts.calls == 0
+
+
+async def test_a_request_of_80_megabytes_is_refused_by_size() -> None:
+    async with gateway() as running:
+        error = await refused(running, request(images=[common_pb2.Image(data=bytes(80_000_000))]))
+        assert error.code() is Code.RESOURCE_EXHAUSTED
+
+
+async def test_a_client_that_leaves_stops_every_call() -> None:
+    parts = FakeServices(delay=0.02, target_delay=30)
+    async with gateway(parts) as running, idle(parts):
+        call = running.stub.Reason(request(Options(activity=True)))
+        async for response in call:
+            if response.activity.phase == gateway_pb2.PHASE_STEP:
+                break
+        call.cancel()
+    assert "Generate" in parts.cancelled
+
+
+async def test_the_place_of_a_client_that_left_is_free_again() -> None:
+    parts = FakeServices(target_delay=30, failures={"Draft": [Code.INTERNAL]})
+    async with gateway(parts, max_sessions=1, max_waiting=0) as running:
+        call = running.stub.Reason(request())
+        await call.read()
+        error = await refused(running)
+        assert error.code() is Code.RESOURCE_EXHAUSTED
+        assert "sessions: " in str(error.details())
+        async with idle(parts):
+            call.cancel()
+        parts.target_delay = 0.001
+        assert commits(await running.reason())
+
+
+async def test_the_target_is_asked_again_while_it_is_away() -> None:
+    parts = FakeServices(failures={"Generate": [Code.UNAVAILABLE] * 2, "Answer": [Code.UNAVAILABLE]})
+    async with gateway(parts) as running:
+        told = await running.reason(request(Options(policy="target")))
+        assert [commit.step.text for commit in commits(told)] == list(STEPS)
+
+
+async def test_without_a_target_the_caller_hears_what_is_kept() -> None:
+    parts = FakeServices(failures={"Answer": [Code.UNAVAILABLE] * 9})
+    async with gateway(parts) as running:
+        call = running.stub.Reason(request(), timeout=10)
+        told = [await call.read() for _ in range(4)]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is Code.UNAVAILABLE
+        assert isinstance(told[0], gateway_pb2.ReasonResponse)
+        session_id = told[0].started.session_id
+        assert f"session {session_id} keeps 3 committed steps" in str(caught.value.details())
+        stored = await running.store.load(session_id)
+        assert stored is not None
+        assert (stored.status, len(stored.steps)) == (Status.FAILED, 3)
+
+
+@pytest.mark.parametrize("part", ["draft", "verifier"])
+async def test_a_part_that_is_not_there_costs_no_answer(part: str) -> None:
+    # The target must not be done before the part has been given up.
+    async with gateway(FakeServices(target_delay=0.4), addresses={part: "127.0.0.1:1"}) as running:
+        told = await running.reason()
+        assert [commit.step.text for commit in commits(told)] == list(STEPS)
+        assert told[-1].finished.degraded
+
+
+async def test_another_replica_takes_over() -> None:
+    async with (
+        serving(FakeServices().add_to) as behind,
+        gateway(addresses={"target": f"127.0.0.1:1,{behind}"}) as running,
+    ):
+        for _ in range(4):
+            assert commits(await running.reason(request(Options(policy="target"))))
+
+
+async def test_what_the_target_refuses_is_the_callers_to_change() -> None:
+    parts = FakeServices(failures={"Generate": [Code.INVALID_ARGUMENT]})
+    async with gateway(parts) as running:
+        error = await refused(running)
+        assert error.code() is Code.INVALID_ARGUMENT
+        assert "Generate says no" in str(error.details())
+
+
+async def test_a_client_that_does_not_read_loses_its_place() -> None:
+    parts = FakeServices(steps=("x" * 1_000_000,) * 12, target_delay=0.0)
+    async with gateway(parts, max_sessions=1, max_waiting=0, max_call_seconds=0.5) as running:
+        call = running.stub.Reason(request(Options(policy="target")))
+        await call.read()
+        await asyncio.sleep(2.0)
+        parts.steps = STEPS
+        assert commits(await running.reason())
+        call.cancel()
+
+
+class Away(MemoryStore):
+    """A store that fails from an append on, as Redis does that goes away."""
+
+    durable = True
+
+    async def append(self, session_id: str, fence: int, index: int, step: bytes) -> Any:
+        """See Store."""
+        raise StoreError("away")
+
+
+async def test_a_store_that_goes_away_ends_no_session() -> None:
+    async with gateway(store=Away(ttl_seconds=60)) as running:
+        told = await running.reason()
+        assert told[0].started.durable
+        assert [commit.step.text for commit in commits(told)] == list(STEPS)
+        assert told[-1].finished.answer == "42"

@@ -187,7 +187,8 @@ class Stream(IterableDataset[Batch]):
         self._branches = branches
         wrong: dict[Example, list[Judgement]] = {}
         for judgement in natural:
-            if not judgement.right:
+            # A draft early in its training may write the image's mark, which stands for an image.
+            if not judgement.right and IMAGE not in judgement.text:
                 wrong.setdefault(judgement.example, []).append(judgement)
         self._wrong = list(wrong.values())
 

@@ -46,15 +46,15 @@ class Recipe:
         compiled: fuse the decoder's layers, a third less time on a CPU; needs a C++ compiler.
     """
 
-    batch: int = 32
+    batch: int = 16
     look_steps: int = 1_500
     draft_look_steps: int = 200
-    draft_steps: int = 600
-    reason_steps: int = 3_000
-    judge_steps: int = 6_000
-    natural: int = 40_000
-    draft_rate: float = 2e-3
-    target_rate: float = 1e-3
+    draft_steps: int = 2_000
+    reason_steps: int = 1_000
+    judge_steps: int = 4_000
+    natural: int = 20_000
+    draft_rate: float = 3e-3
+    target_rate: float = 2e-3
     branches: int = 3
     workers: int = 1
     compiled: bool = False
@@ -63,7 +63,16 @@ class Recipe:
     @classmethod
     def tiny(cls) -> "Recipe":
         """A few steps of everything, for tests."""
-        return cls(batch=4, look_steps=2, draft_steps=2, reason_steps=2, judge_steps=2, natural=8, workers=0)
+        return cls(
+            batch=4,
+            look_steps=2,
+            draft_look_steps=2,
+            draft_steps=2,
+            reason_steps=2,
+            judge_steps=2,
+            natural=8,
+            workers=0,
+        )
 
 
 class Run:
@@ -128,11 +137,22 @@ class Run:
             model.generation_config.save_pretrained(folder)
         weights = {key: value.to("cpu", torch.bfloat16) for key, value in model.state_dict().items()}
         del weights["lm_head.weight"]  # tied to the embedding
+        note = f"{self._steps(name):,} steps by this recipe on {self._device.type}."
+        parameters = sum(value.numel() for value in weights.values())
+        (folder / "training.json").write_text(
+            json.dumps({"note": note, "parameters": parameters}, indent=2) + "\n"
+        )
         save_file(
             {key: value.contiguous() for key, value in weights.items()},
             folder / "model.safetensors",
             {"format": "pt"},
         )
+
+    def _steps(self, name: str) -> int:
+        recipe = self._recipe
+        if name == "draft":
+            return recipe.draft_look_steps + recipe.draft_steps
+        return recipe.look_steps + recipe.reason_steps + recipe.judge_steps
 
     # --- phases -----------------------------------------------------------------------------------
 

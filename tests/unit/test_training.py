@@ -1,0 +1,45 @@
+"""A training run of a few steps: it can be stopped, goes on, and leaves folders that load anywhere."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from training.task import held_out
+from training.train import Recipe, Run
+
+
+def test_a_tiny_run_resumes_and_its_models_load(tmp_path: Path) -> None:
+    device = torch.device("cpu")
+    Run(tmp_path, Recipe.tiny(), device).draft()
+    before = (tmp_path / "draft" / "model.safetensors").read_bytes()
+    run = Run(tmp_path, Recipe.tiny(), device)
+    run.draft()
+    run.target()
+    assert (tmp_path / "draft" / "model.safetensors").read_bytes() == before
+    phases = [json.loads(line)["phase"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert phases == [
+        *("draft-look", "draft-reason", "natural"),
+        *("target-look", "target-reason", "target-judge"),
+    ]
+    example = next(held_out(1, seed=1))
+    for name in ("draft", "target"):
+        processor = AutoProcessor.from_pretrained(tmp_path / name)
+        model = AutoModelForImageTextToText.from_pretrained(tmp_path / name, dtype=torch.float32)
+        prompt = processor.apply_chat_template(
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": example.question}]}],
+            add_generation_prompt=True,
+        )
+        inputs = processor(text=prompt, images=[example.image], return_tensors="pt")
+        written = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        assert written.shape[1] > inputs["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("name", ["draft", "target"])
+def test_the_bundled_weights_have_a_card(name: str) -> None:
+    folder = Path("models/repository") / name / "1" / "weights"
+    card = (folder / "README.md").read_text()
+    figures = json.loads((folder / "figures.json").read_text())
+    assert f"{figures['answers'][name]:.1%}" in card

@@ -1,5 +1,6 @@
 """`python -m services.gateway`"""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,6 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 
 from dreamr.v1 import gateway_pb2_grpc
+from services.common.errors import UnavailableError
 from services.common.health import probe_health
 from services.common.pair import Pair
 from services.common.server import Probe, run
@@ -34,8 +36,10 @@ def main() -> None:
 
         async def probe() -> None:
             # Without draft or verifier the target reasons on alone; without a target there is nothing.
-            channel, *_ = cluster.target.channels.values()
-            await probe_health(channel, "target")
+            probes = [probe_health(channel, "target") for channel in cluster.target.channels.values()]
+            found = await asyncio.gather(*probes, return_exceptions=True)
+            if all(found):
+                raise UnavailableError("; ".join(str(problem) for problem in found))
 
         try:
             service = ReasoningService(settings, pair, cluster, store)

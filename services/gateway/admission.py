@@ -12,6 +12,7 @@ class Admission:
 
     def __init__(self, max_sessions: int, max_waiting: int) -> None:
         self._places = asyncio.Semaphore(max_sessions)
+        self._max_sessions = max_sessions
         self._max_waiting = max_waiting
         self._waiting = 0
 
@@ -24,7 +25,9 @@ class Admission:
             LateError: no place came free within `seconds`.
         """
         if self._places.locked() and self._waiting >= self._max_waiting:
-            raise OverloadedError(f"sessions: {self._waiting} wait already; try again later")
+            raise OverloadedError(
+                f"sessions: the limit is {self._max_sessions} that run and {self._max_waiting} that wait"
+            )
         self._waiting += 1
         try:
             async with asyncio.timeout(seconds):

@@ -8,14 +8,22 @@ from services.gateway.store import Appended, Status, StoredSession
 
 
 class MemoryStore:
-    """A `Store`; ended sessions are forgotten after `ttl_seconds`."""
+    """A `Store`.
+
+    Args:
+        ttl_seconds: how long an ended session is kept.
+        max_bytes: what ended sessions may take in all; beyond it the one that ended first is forgotten.
+    """
 
     durable = False
 
-    def __init__(self, ttl_seconds: float) -> None:
+    def __init__(self, ttl_seconds: float, max_bytes: int = 256 << 20) -> None:
         self._ttl_seconds = ttl_seconds
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._sessions: dict[str, StoredSession] = {}
-        self._expiry: dict[str, asyncio.TimerHandle] = {}
+        # Of ended sessions, in the order in which they ended: their timers and sizes in bytes.
+        self._ended: dict[str, tuple[asyncio.TimerHandle, int]] = {}
 
     async def create(self, session_id: str, request: bytes, images: Mapping[str, bytes]) -> int:
         """See Store."""
@@ -49,9 +57,13 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         if session is None or session.fence != fence:
             return False
-        self._sessions[session_id] = replace(session, status=status, outcome=outcome)
-        loop = asyncio.get_running_loop()
-        self._expiry[session_id] = loop.call_later(self._ttl_seconds, self._forget, session_id)
+        self._unlist(session_id)
+        session = self._sessions[session_id] = replace(session, status=status, outcome=outcome)
+        timer = asyncio.get_running_loop().call_later(self._ttl_seconds, self._forget, session_id)
+        self._ended[session_id] = timer, _size(session)
+        self._bytes += _size(session)
+        while self._bytes > self._max_bytes:
+            self._forget(next(iter(self._ended)))
         return True
 
     async def load(self, session_id: str) -> StoredSession | None:
@@ -60,11 +72,21 @@ class MemoryStore:
 
     async def close(self) -> None:
         """See Store."""
-        for timer in self._expiry.values():
-            timer.cancel()
-        self._expiry.clear()
+        for session_id in list(self._ended):
+            self._forget(session_id)
         self._sessions.clear()
 
     def _forget(self, session_id: str) -> None:
+        self._unlist(session_id)
         self._sessions.pop(session_id, None)
-        self._expiry.pop(session_id, None)
+
+    def _unlist(self, session_id: str) -> None:
+        if found := self._ended.pop(session_id, None):
+            timer, size = found
+            timer.cancel()
+            self._bytes -= size
+
+
+def _size(session: StoredSession) -> int:
+    parts = (session.request, session.outcome, *session.steps, *session.images.values())
+    return sum(map(len, parts))

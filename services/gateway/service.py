@@ -66,7 +66,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         context: Context,
         deadline: float,
     ) -> None:
-        outbox = Outbox(session, context.write)
+        outbox = Outbox(session, lambda response: _send(context, response))
         finished: gateway_pb2.Finished | None = None
 
         async def tell(response: gateway_pb2.ReasonResponse) -> None:
@@ -119,6 +119,15 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         if failure:
             kept = f"session {session.id} keeps {session.committed} committed steps"
             raise type(failure)(f"{failure}; {kept}") from failure
+
+
+async def _send(context: Context, response: gateway_pb2.ReasonResponse) -> None:
+    try:
+        await context.write(response)
+    except grpc.aio.InternalError:
+        # The client has left, and gRPC is about to cancel this handler: that is no failure of ours. Should it
+        # not, the session's deadline does.
+        await asyncio.get_running_loop().create_future()
 
 
 def _left(deadline: float) -> float:

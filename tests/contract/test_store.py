@@ -1,7 +1,9 @@
 """What every session store must do; real Redis where it is installed."""
 
 import asyncio
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -107,6 +109,43 @@ async def test_two_owners_never_mix(store: Store) -> None:
     stored = await store.load("s")
     assert stored is not None
     assert stored.steps == (b"%d" % new,)
+
+
+async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
+    store = MemoryStore(ttl_seconds=60, max_bytes=250)
+    for name in ("a", "b", "c"):
+        fence = await store.create(name, b"", {"hash": bytes(100)})
+        await store.end(name, fence, Status.FINISHED)
+    running = await store.create("running", b"", {"hash": bytes(1000)})
+    assert [await store.load(name) is not None for name in ("a", "b", "c", "running")] == [
+        *(False, True, True, True),
+    ]
+    assert await store.append("running", running, 0, b"x") is Appended.DONE
+    await store.close()
+
+
+async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(redis_url: str) -> None:
+    store = RedisStore(redis_url, ttl_seconds=60, timeout_seconds=0.3)
+    fence = await store.create("s", b"r", {})
+    pid = int((await store._redis.info("server"))["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(1.0):
+            with pytest.raises(StoreError):
+                await store.append("s", fence, 0, b"a")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await store.close()
+
+
+async def test_a_connection_that_redis_dropped_is_replaced(redis_url: str) -> None:
+    store = RedisStore(redis_url, ttl_seconds=60)
+    other = RedisStore(redis_url, ttl_seconds=60)
+    fence = await store.create("s", b"r", {})
+    await other._redis.client_kill_filter(_type="normal", skipme=True)
+    assert await store.append("s", fence, 0, b"a") is Appended.DONE
+    await store.close()
+    await other.close()
 
 
 async def test_redis_away_fails_soon() -> None:

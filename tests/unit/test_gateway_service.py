@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -185,6 +186,20 @@ async def test_the_place_of_a_client_that_left_is_free_again() -> None:
             call.cancel()
         parts.target_delay = 0.001
         assert commits(await running.reason())
+
+
+async def test_clients_that_leave_at_any_moment_are_no_failure_of_ours() -> None:
+    def failures() -> float:
+        labels = {"method": "Reason", "status": "INTERNAL"}
+        return prometheus_client.REGISTRY.get_sample_value("dreamr_calls_total", labels) or 0.0
+
+    parts, chance, before = FakeServices(target_delay=0.006, steps=STEPS * 4), random.Random(1), failures()
+    async with gateway(parts) as running, idle(parts):
+        for _ in range(150):
+            call = running.stub.Reason(request(Options(activity=True)))
+            await asyncio.sleep(chance.random() * 0.03)
+            call.cancel()
+    assert failures() == before
 
 
 async def test_the_target_is_asked_again_while_it_is_away() -> None:

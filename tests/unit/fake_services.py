@@ -44,7 +44,7 @@ class FakeServices(
     calls: int = 0
     seconds_left: list[float] = field(default_factory=list)
 
-    async def Draft(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Draft(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """See the proto."""
         with self._call("Draft", context):
             await self._fail("Draft", context)
@@ -53,7 +53,7 @@ class FakeServices(
                 await asyncio.sleep(self.delay)
                 yield draft_pb2.DraftResponse(step=self._step(index))
 
-    async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+    async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """See the proto."""
         with self._call("Generate", context):
             await self._fail("Generate", context)
@@ -63,13 +63,13 @@ class FakeServices(
                 written = target_pb2.GenerateResponse.WrittenStep(step=self._step(index))
                 yield target_pb2.GenerateResponse(written=written)
 
-    async def Answer(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Answer(self, request: Any, context: Any) -> Any:
         """See the proto."""
         with self._call("Answer", context):
             await self._fail("Answer", context)
             return target_pb2.AnswerResponse(text="42", usage=common_pb2.Usage(output_tokens=1))
 
-    async def Verify(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Verify(self, request: Any, context: Any) -> Any:
         """See the proto."""
         with self._call("Verify", context):
             await self._fail("Verify", context)
@@ -79,7 +79,7 @@ class FakeServices(
             )
             return verifier_pb2.VerifyResponse(verdict=verdict)
 
-    async def Score(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Score(self, request: Any, context: Any) -> Any:
         """The gateway never asks for it."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the gateway scores nothing")
 

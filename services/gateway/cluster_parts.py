@@ -1,4 +1,4 @@
-"""`Parts` over gRPC: the calls of one session, retried on another replica while nothing has been received."""
+"""`Parts` over gRPC: the calls of one session, retried on another replica from where they are."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -89,7 +89,9 @@ class ClusterParts:
             sampling=self._plan.sampling,
         )
         methods = [stub.Draft for stub in self._draft]
-        async with aclosing(self._stream("draft", methods, request)) as responses:
+        async with aclosing(
+            self._stream("draft", methods, request, lambda response: response.step)
+        ) as responses:
             async for response in responses:
                 yield convert.step_from(response.step)
 
@@ -102,7 +104,7 @@ class ClusterParts:
             sampling=self._plan.sampling,
         )
         methods = [stub.Generate for stub in self._target]
-        async with aclosing(self._stream("target", methods, request)) as responses:
+        async with aclosing(self._stream("target", methods, request, _written)) as responses:
             async for response in responses:
                 if response.HasField("written"):
                     yield convert.step_from(response.written.step)
@@ -158,20 +160,24 @@ class ClusterParts:
         raise AssertionError("the last attempt raises")
 
     async def _stream(
-        self, part: str, methods: Sequence[Callable[..., Any]], request: Any
+        self,
+        part: str,
+        methods: Sequence[Callable[..., Any]],
+        request: Any,
+        step_of: Callable[[Any], common_pb2.Step | None],
     ) -> AsyncGenerator[Any, None]:
+        more = True
         for attempt in range(_ATTEMPTS):
             call = methods[attempt % len(methods)](request, timeout=self._seconds())
-            received = False
             try:
                 async for response in call:
-                    received = True
+                    if step := step_of(response):
+                        more = _go_behind(request, step)
                     yield response
             except grpc.aio.AioRpcError as error:
-                failure = from_rpc(error, part)
-                if received:
-                    raise failure from error
-                await self._wait_or_raise(failure, attempt)
+                if not more:
+                    return
+                await self._wait_or_raise(from_rpc(error, part), attempt)
             else:
                 return
             finally:
@@ -183,3 +189,17 @@ class ClusterParts:
         if not isinstance(failure, UnavailableError) or attempt == _ATTEMPTS - 1:
             raise failure
         await asyncio.sleep(min(_BACKOFF_SECONDS * 2**attempt, self._seconds()))
+
+
+def _written(response: target_pb2.GenerateResponse) -> common_pb2.Step | None:
+    return response.written.step if response.HasField("written") else None
+
+
+def _go_behind(request: draft_pb2.DraftRequest | target_pb2.GenerateRequest, step: common_pb2.Step) -> bool:
+    """Moves a request behind a step that it has brought; false when no more is to come."""
+    if step.closes or step.truncated or request.max_steps == 1:
+        return False
+    request.context.steps.append(step.text)
+    if request.max_steps:
+        request.max_steps -= 1
+    return True

@@ -31,6 +31,7 @@ class FakeServices(
 
     Attributes:
         failures: statuses that a method answers with, in turn, before it works again.
+        breaks: positions in the middle of which `Generate` fails, once each.
         cancelled: methods whose call was cancelled from outside.
         running: calls under way.
     """
@@ -39,6 +40,7 @@ class FakeServices(
     delay: float = 0.001
     target_delay: float = 0.02
     failures: dict[str, list[grpc.StatusCode]] = field(default_factory=dict)
+    breaks: list[int] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     running: int = 0
     calls: int = 0
@@ -59,7 +61,11 @@ class FakeServices(
             await self._fail("Generate", context)
             first = len(request.context.steps)
             for index in range(first, min(first + (request.max_steps or 99), len(self.steps))):
+                yield target_pb2.GenerateResponse(progress={"tokens": 1})
                 await asyncio.sleep(self.target_delay)
+                if index in self.breaks:
+                    self.breaks.remove(index)
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "killed in the middle of a step")
                 written = target_pb2.GenerateResponse.WrittenStep(step=self._step(index))
                 yield target_pb2.GenerateResponse(written=written)
 

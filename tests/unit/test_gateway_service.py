@@ -243,6 +243,16 @@ async def test_another_replica_takes_over() -> None:
             assert commits(await running.reason(request(Options(policy="target"))))
 
 
+@pytest.mark.parametrize("policy", ["target", "fpsr"])
+async def test_a_target_that_dies_in_a_step_is_asked_again_from_there(policy: str) -> None:
+    parts = FakeServices(breaks=[0, 2], failures={"Draft": [Code.INTERNAL]})
+    async with gateway(parts) as running:
+        told = await running.reason(request(Options(policy=policy)))
+        assert [commit.step.text for commit in commits(told)] == list(STEPS)
+        assert [commit.index for commit in commits(told)] == [0, 1, 2]
+        assert not parts.breaks
+
+
 async def test_what_the_target_refuses_is_the_callers_to_change() -> None:
     parts = FakeServices(failures={"Generate": [Code.INVALID_ARGUMENT]})
     async with gateway(parts) as running:

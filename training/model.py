@@ -32,7 +32,7 @@ class Size:
 # Depth decides the time per token on a CPU, and how well the target compares a step with its own.
 SIZES = {
     "target": Size(layers=8, width=192, heads=4, inner=512, vision_layers=3, vision_width=96),
-    "draft": Size(layers=2, width=96, heads=4, inner=256, vision_layers=1, vision_width=32),
+    "draft": Size(layers=2, width=96, heads=4, inner=256, vision_layers=1, vision_width=64),
 }
 
 

@@ -48,8 +48,8 @@ class Recipe:
 
     batch: int = 16
     look_steps: int = 1_500
-    draft_look_steps: int = 200
-    draft_steps: int = 2_000
+    draft_look_steps: int = 500
+    draft_steps: int = 2_600
     reason_steps: int = 1_000
     judge_steps: int = 4_000
     natural: int = 20_000

@@ -18,7 +18,7 @@ from PIL import Image
 
 SIDE = 3
 CELL_PIXELS = 16
-MAX_TOTAL = 199
+MAX_TOTAL = 99
 HELD_OUT_EVERY = 5
 OPERATIONS = (4, 8)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import (
     LlamaConfig,
     LlavaConfig,
@@ -19,9 +20,15 @@ from training.tokens import IMAGE
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Layers and widths of the language model and of the vision tower."""
+    """Layers and widths of the language model and of the vision tower.
+
+    Attributes:
+        writing: the lower layers, after which the next token is known; those above them, if any, compare it
+            with what stands there. They start as identities.
+    """
 
     layers: int
+    writing: int
     width: int
     heads: int
     inner: int
@@ -31,8 +38,8 @@ class Size:
 
 # Depth decides the time per token on a CPU, and how well the target compares a step with its own.
 SIZES = {
-    "target": Size(layers=8, width=192, heads=4, inner=512, vision_layers=3, vision_width=96),
-    "draft": Size(layers=2, width=96, heads=4, inner=256, vision_layers=1, vision_width=64),
+    "target": Size(layers=12, writing=8, width=192, heads=4, inner=512, vision_layers=3, vision_width=96),
+    "draft": Size(layers=2, writing=2, width=96, heads=4, inner=256, vision_layers=1, vision_width=64),
 }
 
 
@@ -71,7 +78,11 @@ def make_model(size: Size, tokenizer: PreTrainedTokenizerFast) -> LlavaForCondit
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(0)
-    return LlavaForConditionalGeneration(config)
+    model = LlavaForConditionalGeneration(config)
+    for layer in model.model.language_model.layers[size.writing :]:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
+    return model
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:

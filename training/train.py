@@ -96,7 +96,7 @@ class Run:
     def draft(self) -> None:
         """Teaches the draft, and collects its natural mistakes."""
         recipe = self._recipe
-        draft = self._trainee("draft", middle=0)
+        draft = self._trainee("draft")
         self._phase("draft-look", draft, recipe.draft_look_steps, recipe.draft_rate, look=True)
         self._phase("draft-reason", draft, recipe.draft_steps, recipe.draft_rate)
         self.export("draft", draft)
@@ -105,7 +105,7 @@ class Run:
     def target(self) -> None:
         """Teaches the target to reason, and then to judge the draft's natural mistakes too."""
         recipe = self._recipe
-        target = self._trainee("target", middle=SIZES["target"].layers // 2)
+        target = self._trainee("target")
         self._phase("target-look", target, recipe.look_steps, recipe.target_rate, look=True)
         self._phase(
             "target-reason", target, recipe.reason_steps, recipe.target_rate, branches=recipe.branches
@@ -156,12 +156,12 @@ class Run:
 
     # --- phases -----------------------------------------------------------------------------------
 
-    def _trainee(self, name: str, *, middle: int) -> Trainee:
+    def _trainee(self, name: str) -> Trainee:
         model = make_model(SIZES[name], self._tokenizer)
         if self._recipe.compiled:
             for layer in model.model.language_model.layers:
                 layer.compile(dynamic=True)
-        return Trainee(model, self._images, middle=middle).to(self._device)
+        return Trainee(model, self._images, SIZES[name]).to(self._device)
 
     def _phase(
         self,

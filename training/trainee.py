@@ -1,8 +1,8 @@
 """A model with what only training needs: heads for auxiliary losses.
 
 In one forward pass a model can compare what stands there with what it would have written only in layers
-above the one where its own prediction forms. So the next token is also predicted from a middle layer, and
-the layers above learn, token by token, whether a candidate is still right.
+above the one where its own prediction forms. So the lower, writing layers predict the next token too; the
+next ones learn, token by token, whether a candidate is still right; the last gather that for the verdict.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
+from transformers.models.llava.modeling_llava import LlavaModelOutputWithPast
 
 from training.data import IGNORED, Batch
 from training.images import Images
+from training.model import Size
 
-MIDDLE_WEIGHT, SOUND_WEIGHT, WORD_WEIGHT, DIGIT_WEIGHT = 0.5, 1.0, 1.0, 0.3
+WRITING_WEIGHT, SOUND_WEIGHT, WORD_WEIGHT, DIGIT_WEIGHT = 0.5, 1.0, 1.0, 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +35,16 @@ class Trainee(nn.Module):
     """One model of the pair, in training.
 
     Args:
-        middle: the layer from which the next token is also predicted, counted from 1; 0 for none.
+        size: what the model was made with.
     """
 
-    def __init__(self, model: LlavaForConditionalGeneration, images: Images, *, middle: int) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, images: Images, size: Size) -> None:
         super().__init__()
         width = model.config.text_config.hidden_size
         self.model = model
         self.images = images
-        self.middle = middle
+        self.writing = size.writing if size.writing < size.layers else 0
+        self.comparing = (size.writing + size.layers) // 2
         self.digit_head = nn.Linear(width, 10)
         self.sound_head = nn.Linear(width, 1)
 
@@ -66,16 +69,19 @@ class Trainee(nn.Module):
         total = text + WORD_WEIGHT * word
         zero = text.new_zeros(())
         sound = digit = zero
-        if self.middle:
-            hidden = self.model.model.language_model.norm(out.hidden_states[self.middle])
-            total = total + MIDDLE_WEIGHT * self._text_losses(hidden, batch)[0]
+        if self.writing:
+            total = total + WRITING_WEIGHT * self._text_losses(self._normed(out, self.writing), batch)[0]
             marked = batch.sound != IGNORED
             if marked.any():
-                logits = self.sound_head(out.last_hidden_state[marked]).squeeze(-1).float()
+                logits = self.sound_head(self._normed(out, self.comparing)[marked]).squeeze(-1).float()
                 sound = functional.binary_cross_entropy_with_logits(logits, batch.sound[marked].float())
                 total = total + SOUND_WEIGHT * sound
         digit = self._digit_loss(out.image_hidden_states.flatten(0, -2), batch)
         return Losses(total + DIGIT_WEIGHT * digit, text, word, sound, digit)
+
+    def _normed(self, out: LlavaModelOutputWithPast, layer: int) -> Tensor:
+        normed: Tensor = self.model.model.language_model.norm(out.hidden_states[layer])
+        return normed
 
     def _text_losses(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross entropy of the next token: of the reasoning, and of the judge's words."""

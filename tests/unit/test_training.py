@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -34,3 +35,11 @@ def test_a_tiny_run_resumes_and_its_models_load(tmp_path: Path) -> None:
         inputs = processor(text=prompt, images=[example.image], return_tensors="pt")
         written = model.generate(**inputs, max_new_tokens=3, do_sample=False)
         assert written.shape[1] > inputs["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("name", ["draft", "target"])
+def test_the_bundled_weights_have_a_card(name: str) -> None:
+    folder = Path("models/repository") / name / "1" / "weights"
+    card = (folder / "README.md").read_text()
+    figures = json.loads((folder / "figures.json").read_text())
+    assert f"{figures['answers'][name]:.1%}" in card

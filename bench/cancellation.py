@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import aclosing
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tqdm import tqdm
@@ -17,21 +18,30 @@ from bench.questions import held_out
 from bench.statistics import quantile
 from dreamr.client import AsyncClient
 from dreamr.cluster.cluster import Cluster
+from dreamr.events import ModelTotals
 
 
 async def measure(cluster: Cluster, requests: int, seed: int) -> dict[str, Any]:
     """Cancels requests at random moments; milliseconds from the cancel to each model's last token.
 
-    A model that had nothing to do counts as 0.
+    A model that had nothing to do counts as 0. Beside it, how long a decode iteration takes, the calls' way
+    through the cluster included.
     """
     rng = random.Random(seed)
     questions = held_out(32, seed)
     metrics = cluster.triton.metrics_address
     lags: dict[str, list[float]] = {model: [] for model in MODELS}
     async with AsyncClient(cluster.address) as client:
-        full = [
-            (await client.ask(question.text, images=[question.image])).seconds for question in questions[:5]
+        full = [await client.ask(question.text, images=[question.image]) for question in questions[:10]]
+        alone = [
+            await client.ask(question.text, images=[question.image], policy="target")
+            for question in questions[:10]
         ]
+        iteration = {
+            "draft": _iteration([answer.totals.draft for answer in full]),
+            "target": _iteration([answer.totals.target for answer in alone]),
+        }
+        mean_seconds = fmean(answer.seconds for answer in full)
         for _ in tqdm(range(requests), unit="request"):
             question = rng.choice(questions)
             stream = client.reason(question.text, images=[question.image])
@@ -42,7 +52,7 @@ async def measure(cluster: Cluster, requests: int, seed: int) -> dict[str, Any]:
                         pass
 
             reading = asyncio.create_task(read())
-            await asyncio.sleep(rng.uniform(0, sum(full) / len(full)))
+            await asyncio.sleep(rng.uniform(0, mean_seconds))
             cancelled = time.time()
             reading.cancel()
             await asyncio.wait([reading])
@@ -56,8 +66,16 @@ async def measure(cluster: Cluster, requests: int, seed: int) -> dict[str, Any]:
             model: {"p50": quantile(found, 0.5), "p99": quantile(found, 0.99), "max": max(found)}
             for model, found in lags.items()
         },
+        "iteration_milliseconds": iteration,
+        "had_work": {model: sum(lag > 0 for lag in found) for model, found in lags.items()},
         "active_at_the_end": {model: engine.active for model, engine in (await at_rest(metrics)).items()},
     }
+
+
+def _iteration(totals: list[ModelTotals]) -> float:
+    """Milliseconds a token while a call was under way."""
+    busy = sum(total.busy_seconds for total in totals)
+    return busy / sum(total.generated_tokens for total in totals) * 1000
 
 
 async def _main(arguments: argparse.Namespace) -> dict[str, Any]:

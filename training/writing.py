@@ -14,6 +14,9 @@ from training.judging import Judgement
 from training.task import Example
 from training.tokens import END, INSTRUCTION, NEGATIVE, POSITIVE, THINK_CLOSE
 
+# More at once is slower on a CPU: the cache of past keys and values no longer fits its caches.
+BATCH = 64
+
 
 class Writer:
     """One model, asked in batches."""
@@ -81,8 +84,8 @@ class Writer:
         """TBVM's score of each candidate by this model: p_pos / (p_pos + p_neg)."""
         positive, negative = (self._tokenizer.convert_tokens_to_ids(word) for word in (POSITIVE, NEGATIVE))
         scores: list[float] = []
-        for start in range(0, len(judgements), 256):
-            chunk = judgements[start : start + 256]
+        for start in range(0, len(judgements), BATCH):
+            chunk = judgements[start : start + BATCH]
             prompts = [
                 self._prompts.judge(
                     found.example.question,
@@ -112,9 +115,9 @@ class Writer:
         distort: bool = False,
     ) -> list[str]:
         texts: list[str] = []
-        for start in range(0, len(prompts), 512):
+        for start in range(0, len(prompts), BATCH):
             ids, mask, pixels = self._inputs(
-                prompts[start : start + 512], examples[start : start + 512], distort=distort
+                prompts[start : start + BATCH], examples[start : start + BATCH], distort=distort
             )
             drawn = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {}
             out = self._model.generate(

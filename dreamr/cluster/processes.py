@@ -8,13 +8,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Between fork and exec, in an interpreter of its own: the kernel ends the child when this program dies.
+# Run between fork and exec, in an interpreter of its own: a hook in the forked process of a program with
+# threads could hang. The kernel then ends the child (gracefully) when this program dies, however it dies.
 _DIE_WITH_PARENT = (
     "import ctypes, os, sys\n"
     "ctypes.CDLL(None).prctl(1, 15)\n"
     "if os.getppid() != int(sys.argv[1]): sys.exit('the parent is gone')\n"
     "os.execv(sys.argv[2], sys.argv[2:])\n"
 )
+
+
+def dying_with_parent(*command: str) -> tuple[str, ...]:
+    """The command line that runs `command` for as long as this process lives."""
+    return sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command
 
 
 class ProcessError(RuntimeError):
@@ -52,8 +58,7 @@ class Child:
         """Starts the process."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())),
-                *self._command,
+                *dying_with_parent(*self._command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

@@ -21,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 
+from dreamr.cluster.processes import dying_with_parent
+
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's python backend keeps its regions
 TAIL_LINES = 40
@@ -29,14 +31,6 @@ _STARTED = {
     "http": re.compile(r"Started HTTPService"),
     "metrics": re.compile(r"Started Metrics Service"),
 }
-# Run between fork and exec, in an interpreter of its own: a hook in the forked process of a program with
-# threads could hang. The kernel then ends Triton (gracefully) when this program dies, however it dies.
-_DIE_WITH_PARENT = (
-    "import ctypes, os, sys\n"
-    "ctypes.CDLL(None).prctl(1, 15)\n"
-    "if os.getppid() != int(sys.argv[1]): sys.exit('the parent is gone')\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
 
 
 class TritonStartError(RuntimeError):
@@ -130,8 +124,7 @@ class TritonServer:
             self._pick_ports()
             self._awaited = set(_STARTED)
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())),
-                *self._command(wheel / "bin" / "tritonserver", self._folder),
+                *dying_with_parent(*self._command(wheel / "bin" / "tritonserver", self._folder)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,

@@ -26,9 +26,13 @@ from services.gateway.replicas import Replicas
 
 Result = TypeVar("Result")
 
-# A part that restarts is back within seconds; a part that is gone must not hold the session up for long.
-_ATTEMPTS = 3
-_BACKOFF_SECONDS = 0.1
+# Seconds before each further attempt. Nobody stands in for the target, so one that restarts is waited for;
+# for draft and verifier the target stands in, so they are asked on every replica and not waited for.
+_PATIENT = (0.1, 0.2)
+
+
+def _waits(part: str, replicas: int) -> Sequence[float]:
+    return _PATIENT if part == "target" else (0.0,) * max(1, replicas - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +156,12 @@ class ClusterParts:
         request: Any,
         most: float = float("inf"),
     ) -> Result:
-        for attempt in range(_ATTEMPTS):
+        waits = _waits(part, len(methods))
+        for attempt in range(len(waits) + 1):
             try:
                 return await methods[attempt % len(methods)](request, timeout=min(most, self._seconds()))
             except grpc.aio.AioRpcError as error:
-                await self._wait_or_raise(from_rpc(error, part), attempt)
+                await self._wait_or_raise(from_rpc(error, part), waits[attempt:])
         raise AssertionError("the last attempt raises")
 
     async def _stream(
@@ -167,7 +172,8 @@ class ClusterParts:
         step_of: Callable[[Any], common_pb2.Step | None],
     ) -> AsyncGenerator[Any, None]:
         more = True
-        for attempt in range(_ATTEMPTS):
+        waits = _waits(part, len(methods))
+        for attempt in range(len(waits) + 1):
             call = methods[attempt % len(methods)](request, timeout=self._seconds())
             try:
                 async for response in call:
@@ -177,18 +183,18 @@ class ClusterParts:
             except grpc.aio.AioRpcError as error:
                 if not more:
                     return
-                await self._wait_or_raise(from_rpc(error, part), attempt)
+                await self._wait_or_raise(from_rpc(error, part), waits[attempt:])
             else:
                 return
             finally:
                 # Leaving the loop cancels nothing by itself; this reaches the model within an iteration.
                 call.cancel()
 
-    async def _wait_or_raise(self, failure: Exception, attempt: int) -> None:
-        """Only a part that is down is worth another attempt."""
-        if not isinstance(failure, UnavailableError) or attempt == _ATTEMPTS - 1:
+    async def _wait_or_raise(self, failure: Exception, waits: Sequence[float]) -> None:
+        """Only a part that is down is worth another attempt, while there are any left."""
+        if not isinstance(failure, UnavailableError) or not waits:
             raise failure
-        await asyncio.sleep(min(_BACKOFF_SECONDS * 2**attempt, self._seconds()))
+        await asyncio.sleep(min(waits[0], self._seconds()))
 
 
 def _written(response: target_pb2.GenerateResponse) -> common_pb2.Step | None:

@@ -25,6 +25,8 @@ from dreamr.cluster.processes import dying_with_parent
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's python backend keeps its regions
+# One empty folder for each server, which stays behind where the server is killed or gives up waiting.
+ENVIRONMENTS = Path("/tmp"), "python_env_*"  # noqa: S108 - the python backend's, not to be configured
 TAIL_LINES = 40
 _STARTED = {
     "grpc": re.compile(r"Started GRPCInferenceService"),
@@ -69,6 +71,7 @@ class TritonServer:
         self._stop_seconds = stop_seconds
         self._prefix = f"dreamr_{uuid.uuid4().hex[:12]}_"
         self._folder: Path | None = None
+        self._environments: set[Path] = set()
         self._process: asyncio.subprocess.Process | None = None
         self._pump: asyncio.Task[None] | None = None
         self._awaited: set[str] = set()
@@ -123,17 +126,19 @@ class TritonServer:
             await asyncio.to_thread(self._lay_out, wheel, self._folder)
             self._pick_ports()
             self._awaited = set(_STARTED)
+            before = await asyncio.to_thread(_environments)
             self._process = await asyncio.create_subprocess_exec(
                 *dying_with_parent(*self._command(wheel / "bin" / "tritonserver", self._folder)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env=self._environment(wheel, library_folder),
+                env=self._environment(wheel, library_folder, self._folder),
                 start_new_session=True,
                 limit=1 << 20,
             )
             self._pump = asyncio.create_task(self._read_log(self._process), name="triton-log")
             await self._wait_until_ready(self._process)
+            self._environments = await asyncio.to_thread(_environments) - before
         except BaseException:
             await self.stop()
             raise
@@ -235,7 +240,7 @@ class TritonServer:
         ]
 
     @staticmethod
-    def _environment(wheel: Path, library_folder: Path) -> dict[str, str]:
+    def _environment(wheel: Path, library_folder: Path, temporary: Path) -> dict[str, str]:
         environment = dict(os.environ)
         libraries = [str(wheel.parents[1] / "nvidia_pytriton.libs"), str(library_folder)]
         if before := environment.get("LD_LIBRARY_PATH"):
@@ -247,6 +252,7 @@ class TritonServer:
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TOKENIZERS_PARALLELISM": "false",
+            "TMPDIR": str(temporary),
         }
         return environment
 
@@ -268,7 +274,8 @@ class TritonServer:
                 await asyncio.gather(pump, return_exceptions=True)
             self._ready.clear()
             folder, self._folder = self._folder, None
-            await asyncio.to_thread(_clean, self._prefix, folder)
+            environments, self._environments = self._environments, set()
+            await asyncio.to_thread(_clean, self._prefix, folder, environments)
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         try:
@@ -285,9 +292,18 @@ class TritonServer:
             await process.wait()
 
 
-def _clean(prefix: str, folder: Path | None) -> None:
+def _environments() -> set[Path]:
+    folder, pattern = ENVIRONMENTS
+    return set(folder.glob(pattern))
+
+
+def _clean(prefix: str, folder: Path | None, environments: set[Path]) -> None:
     for region in SHARED_MEMORY.glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
+    for environment in environments:
+        # Another server's that started meanwhile may be among them: only empty ones go.
+        with contextlib.suppress(OSError):
+            environment.rmdir()
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
 

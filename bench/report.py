@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from bench.models import MODELS
 from bench.runner import Sample, Samples
 from bench.statistics import difference_of_means, quantile, ratio_of_means
 
@@ -73,7 +74,8 @@ def _figures(found: Sequence[Sample]) -> dict[str, Any]:
     totals = [one.answer.totals for one in found]
     seconds = _seconds(found)
     judged = sum(total.accepted + total.rejected for total in totals)
-    spent = [one.cpu_seconds for one in found if one.cpu_seconds is not None]
+    spent = [one.spent.cpu_seconds for one in found if one.spent]
+    wasted = {model: fmean(_wasted(one, model) for one in found) for model in MODELS}
 
     def mean(of: Callable[[Any], float]) -> float:
         return fmean(map(of, totals))
@@ -88,11 +90,8 @@ def _figures(found: Sequence[Sample]) -> dict[str, Any]:
         "tokens_per_answer": mean(lambda total: total.draft.committed_tokens + total.target.committed_tokens),
         "steps_per_answer": fmean(len(one.answer.steps) for one in found),
         "acceptance": sum(total.accepted for total in totals) / judged if judged else None,
-        "wasted_tokens": mean(lambda total: total.draft.wasted_tokens + total.target.wasted_tokens),
-        "wasted_tokens_by_model": {
-            "draft": mean(lambda total: total.draft.wasted_tokens),
-            "target": mean(lambda total: total.target.wasted_tokens),
-        },
+        "wasted_tokens": sum(wasted.values()),
+        "wasted_tokens_by_model": wasted,
         "busy_seconds": {
             "draft": mean(lambda total: total.draft.busy_seconds),
             "target": mean(lambda total: total.target.busy_seconds),
@@ -101,6 +100,18 @@ def _figures(found: Sequence[Sample]) -> dict[str, Any]:
         "cpu_seconds": fmean(spent) if spent else None,
         "degraded": sum(bool(one.answer.degraded) for one in found),
     }
+
+
+def _wasted(sample: Sample, model: str) -> float:
+    """Tokens that stand nowhere in the result; verdicts' one token each among the target's.
+
+    The engines know of every token. Of a cluster that is not ours the calls' reports are all there is, and a
+    call that was cancelled between two reports is told too cheap.
+    """
+    totals = getattr(sample.answer.totals, model)
+    if sample.spent is None:
+        return float(totals.wasted_tokens)
+    return float(sample.spent.tokens[model] - totals.committed_tokens)
 
 
 def _seconds(found: Sequence[Sample]) -> list[float]:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bench import cpu
-from bench.questions import Question
+from bench.meter import Meter, Reading
+from bench.questions import Question, cold
 from dreamr.client import AsyncClient
 from dreamr.events import Answer
 
@@ -15,11 +15,11 @@ WARM_UP = 3
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question under one policy. `seconds` is what the client saw; `cpu_seconds` of the whole cluster."""
+    """One question under one policy. `seconds` is what the client saw; `spent` by the whole cluster."""
 
     right: bool
     seconds: float
-    cpu_seconds: float | None
+    spent: Reading | None
     answer: Answer
 
 
@@ -36,28 +36,32 @@ async def measure(
     policies: Sequence[str],
     *,
     seed: int,
-    pids: Callable[[], Sequence[int]] | None,
+    meter: Meter | None,
     on_answer: Callable[[], None],
 ) -> Samples:
     """One question at a time; for each, the policies in an order drawn anew, so that drift hits all alike.
 
+    No policy finds another's work in a cache: see `bench.questions.cold`.
+
     Args:
-        pids: processes whose CPU time is counted; None where the cluster is somebody else's.
+        meter: of the cluster; None where it is somebody else's.
         on_answer: told after each answer.
     """
-    for question in questions[:WARM_UP]:
+    for number, question in enumerate(questions[:WARM_UP]):
         for policy in policies:
-            await client.ask(question.text, images=[question.image], policy=policy)
+            image = cold(question.image, f"warm-up {number} {policy}")
+            await client.ask(question.text, images=[image], policy=policy)
     rng = random.Random(seed)
     samples = Samples({policy: [] for policy in policies})
-    for question in questions:
+    for number, question in enumerate(questions):
         for policy in rng.sample(list(policies), len(policies)):
-            spent = cpu.seconds(pids()) if pids else None
+            image = cold(question.image, f"{number} {policy}")
+            before = await meter.read() if meter else None
             started = time.perf_counter()
-            answer = await client.ask(question.text, images=[question.image], policy=policy)
+            answer = await client.ask(question.text, images=[image], policy=policy)
             seconds = time.perf_counter() - started
-            used = cpu.seconds(pids()) - spent if pids and spent is not None else None
+            spent = (await meter.read()).since(before) if meter and before else None
             right = answer.answer.strip() == question.answer.strip()
-            samples.by_policy[policy].append(Sample(right, seconds, used, answer))
+            samples.by_policy[policy].append(Sample(right, seconds, spent, answer))
             on_answer()
     return samples

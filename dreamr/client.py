@@ -67,6 +67,10 @@ class AsyncClient:
         max_steps: int | None = None,
         max_step_tokens: int | None = None,
         max_answer_tokens: int | None = None,
+        max_reasoning_tokens: int | None = None,
+        max_repeats: int | None = None,
+        width: int | None = None,
+        first_on_target: int | None = None,
         temperature: float = 0.0,
         seed: int | None = None,
         activity: bool = False,
@@ -79,9 +83,13 @@ class AsyncClient:
 
         Args:
             images: paths, encoded bytes or PIL images.
-            policy: "fpsr", or "target" for the target alone.
+            policy: "fpsr", "target" (the target alone), "specreason", "lookahead" or "exact".
             window: candidates in a row that may be in flight, 1 to 16.
-            alpha: score above which a candidate is accepted, 0 to 1.
+            alpha: what a candidate's score is compared with, 0 to 1.
+            width: candidates for the frontier by several draft workers at once, 1 to 8.
+            first_on_target: steps at the start that the target writes alone.
+            max_reasoning_tokens: tokens of the committed steps, after which the answer is written.
+            max_repeats: how often one step may be committed before the answer is written.
             timeout: seconds; the client's own by default.
 
         Raises:
@@ -95,6 +103,10 @@ class AsyncClient:
             max_steps=max_steps,
             max_step_tokens=max_step_tokens,
             max_answer_tokens=max_answer_tokens,
+            max_reasoning_tokens=max_reasoning_tokens,
+            max_repeats=max_repeats,
+            width=width,
+            first_on_target=first_on_target,
             sampling=common_pb2.Sampling(temperature=temperature, seed=seed),
             activity=activity,
         )

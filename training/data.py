@@ -16,11 +16,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from services.common.pair import ReasoningSettings
 from services.common.prompts import Prompts
-from training.judging import Judgement, corrupted_step
+from training.judging import Form, Judgement, corrupted_step
 from training.task import SIDE, Example, examples
-from training.tokens import END, IMAGE, INSTRUCTION, NEGATIVE, POSITIVE
+from training.tokens import BEST, DIGIT_INSTRUCTION, END, IMAGE, INSTRUCTION, NEGATIVE, POSITIVE, WORST
 
 IGNORED = -100
+DIGIT_SHARE = 0.2
+"""Of the judgements, those that are asked for a digit."""
 REASONING = ReasoningSettings()
 
 
@@ -31,7 +33,7 @@ class Encoded:
     Attributes:
         labels: the id to be predicted *at* each place by the token before it, IGNORED where nothing is.
         sound: 1 while a candidate is right so far, 0 from its first wrong token on, IGNORED elsewhere.
-        word: 1 where the label is the judge's word.
+        word: 1 where the label is the judge's word or digit.
         position: distance from the start, as the branch sees it.
         branch: 0 for the trunk, then the branch's number.
         fork: how many of the trunk's tokens a branch sees.
@@ -81,16 +83,27 @@ class Encoder:
     def __init__(self, tokenizer: Any, prompts: Prompts) -> None:
         self._tokenizer = tokenizer
         self._prompts = prompts
-        judge = prompts.judge("", 0, (), "", False, INSTRUCTION)
-        self._suffix = self.ids(judge[len(prompts.reasoning("", 0, ()) + REASONING.delimiter) :])
-        self._words = {True: self.ids(POSITIVE), False: self.ids(NEGATIVE)}
+        self._instructions = {
+            Form.WORD: self._instruction(INSTRUCTION),
+            Form.DIGIT: self._instruction(DIGIT_INSTRUCTION),
+        }
+        self._words = {
+            (Form.WORD, True): self.ids(POSITIVE),
+            (Form.WORD, False): self.ids(NEGATIVE),
+            (Form.DIGIT, True): self.ids(BEST),
+            (Form.DIGIT, False): self.ids(WORST),
+        }
+
+    def _instruction(self, text: str) -> list[int]:
+        judge = self._prompts.judge("", 0, (), "", False, text)
+        return self.ids(judge[len(self._prompts.reasoning("", 0, ()) + REASONING.delimiter) :])
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text, with one image mark a cell."""
         expanded = text.replace(IMAGE, IMAGE * (SIDE * SIDE))
         return list(self._tokenizer(expanded, add_special_tokens=False)["input_ids"])
 
-    def tree(self, example: Example, judgements: Sequence[Judgement]) -> Encoded:
+    def tree(self, example: Example, judgements: Sequence[tuple[Judgement, Form]]) -> Encoded:
         """The whole reasoning with its answer, and a branch for each judgement."""
         encoded = Encoded(example.grid)
         opening = self._prompts.reasoning(example.question, 1, ())
@@ -103,14 +116,14 @@ class Encoder:
             forks.append(len(encoded.ids))
         said = self.ids(example.answer + END)
         encoded.add(said, labels=said)
-        for branch, judgement in enumerate(judgements, 1):
+        for branch, (judgement, form) in enumerate(judgements, 1):
             if judgement.right:
-                self._judge(encoded, True, branch, forks[judgement.index + 1])
+                self._judge(encoded, True, form, branch, forks[judgement.index + 1])
             else:
                 fork = forks[judgement.index]
                 truth = encoded.ids[fork : forks[judgement.index + 1]]
                 self._candidate(encoded, judgement, truth, branch, fork)
-                self._judge(encoded, False, branch, fork)
+                self._judge(encoded, False, form, branch, fork)
         return encoded
 
     def _candidate(
@@ -125,9 +138,9 @@ class Encoder:
         encoded.add(candidate, branch=branch, fork=fork)
         encoded.sound[-len(candidate) :] = [int(place < known) for place in range(len(candidate))]
 
-    def _judge(self, encoded: Encoded, right: bool, branch: int, fork: int) -> None:
-        word = self._words[right]
-        encoded.add(self._suffix, branch=branch, fork=fork)
+    def _judge(self, encoded: Encoded, right: bool, form: Form, branch: int, fork: int) -> None:
+        word = self._words[form, right]
+        encoded.add(self._instructions[form], branch=branch, fork=fork)
         encoded.add(word, labels=word, branch=branch, fork=fork)
         encoded.word[-1] = 1
 
@@ -218,7 +231,9 @@ class Stream(IterableDataset[Batch]):
             Judgement(example, index, example.steps[index], index == last)
             for index in sorted({judgement.index for judgement in wrong})
         ]
-        return self._encoder.tree(example, wrong + right)
+        judgements = wrong + right
+        forms = rng.choices((Form.WORD, Form.DIGIT), (1 - DIGIT_SHARE, DIGIT_SHARE), k=len(judgements))
+        return self._encoder.tree(example, list(zip(judgements, forms, strict=True)))
 
 
 def _length(sequence: Encoded) -> int:

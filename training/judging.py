@@ -2,8 +2,16 @@
 
 import random
 from dataclasses import dataclass
+from enum import Enum
 
 from training.task import Example
+
+
+class Form(Enum):
+    """How the judge is asked: for a word (TBVM) or for a digit (SpecReason)."""
+
+    WORD = "word"
+    DIGIT = "digit"
 
 
 @dataclass(frozen=True, slots=True)

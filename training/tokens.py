@@ -16,6 +16,9 @@ PAD, UNKNOWN = "<|pad|>", "<|unknown|>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 POSITIVE, NEGATIVE = "positive", "negative"
 INSTRUCTION = f"is the last step correct ? say {POSITIVE} or {NEGATIVE} ."
+# SpecReason's judge (arXiv 2504.07891) gives a digit instead.
+WORST, BEST = "0", "9"
+DIGIT_INSTRUCTION = f"is the last step correct ? say a digit , {WORST} to {BEST} ."
 
 # A question is a string or a list of parts, as chat APIs have it; the thought is opened by default.
 CHAT_TEMPLATE = """\

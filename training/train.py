@@ -7,7 +7,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,9 +27,10 @@ from training.model import SIZES, make_model, make_processor
 from training.task import examples
 from training.tokens import make_tokenizer
 from training.trainee import Trainee
-from training.writing import Writer
+from training.writing import Writer, places
 
 SAVE_SECONDS = 60.0
+CHECK_STEPS, CHECKED = 50, 192
 
 Optimizers = list[torch.optim.Optimizer]
 
@@ -40,6 +41,8 @@ class Recipe:
 
     Attributes:
         batch: sequences a step.
+        draft_steps: at most; a draft that knows as much as its target would make a pair that shows nothing,
+            so its training ends once `draft_enough` of its steps on distorted images are right.
         natural: steps to collect from the draft.
         draft_rate: peak learning rate.
         branches: wrong candidates in each of the target's sequences.
@@ -49,9 +52,10 @@ class Recipe:
     batch: int = 16
     look_steps: int = 1_500
     draft_look_steps: int = 500
-    draft_steps: int = 1_300
-    reason_steps: int = 800
-    judge_steps: int = 2_400
+    draft_steps: int = 3_000
+    draft_enough: float = 0.85
+    reason_steps: int = 600
+    judge_steps: int = 2_000
     natural: int = 9_000
     draft_rate: float = 3e-3
     target_rate: float = 2e-3
@@ -97,22 +101,27 @@ class Run:
         """Teaches the draft, and collects its natural mistakes."""
         recipe = self._recipe
         draft = self._trainee("draft")
-        self._phase("draft-look", draft, recipe.draft_look_steps, recipe.draft_rate, look=True)
-        self._phase("draft-reason", draft, recipe.draft_steps, recipe.draft_rate)
-        self.export("draft", draft)
+        taken = self._phase("draft-look", draft, recipe.draft_look_steps, recipe.draft_rate, look=True)
+        taken += self._phase(
+            "draft-reason",
+            draft,
+            recipe.draft_steps,
+            recipe.draft_rate,
+            enough=lambda: self._right(draft) >= recipe.draft_enough,
+        )
+        self.export("draft", draft, taken)
         self._natural(draft)
 
     def target(self) -> None:
         """Teaches the target to reason, and then to judge the draft's natural mistakes too."""
         recipe = self._recipe
         target = self._trainee("target")
-        self._phase("target-look", target, recipe.look_steps, recipe.target_rate, look=True)
-        self._phase(
+        taken = self._phase("target-look", target, recipe.look_steps, recipe.target_rate, look=True)
+        taken += self._phase(
             "target-reason", target, recipe.reason_steps, recipe.target_rate, branches=recipe.branches
         )
-        self.export("target", target)
         natural = list(torch.load(self._folder / "natural.pt", weights_only=False))
-        self._phase(
+        taken += self._phase(
             "target-judge",
             target,
             recipe.judge_steps,
@@ -120,15 +129,15 @@ class Run:
             branches=recipe.branches,
             natural=natural,
         )
-        self.export("target", target)
+        self.export("target", target, taken)
 
     def writer(self, trainee: Trainee) -> Writer:
         """The trainee as a writer."""
         trainee.eval()
         return Writer(trainee.model, self._tokenizer, self._prompts, self._images, self._device)
 
-    def export(self, name: str, trainee: Trainee) -> None:
-        """Saves a model as a Hugging Face folder, in bf16."""
+    def export(self, name: str, trainee: Trainee, taken: int) -> None:
+        """Saves a model, trained for `taken` steps, as a Hugging Face folder in bf16."""
         folder = self._folder / name
         make_processor(self._tokenizer).save_pretrained(folder)
         model = trainee.model
@@ -137,7 +146,7 @@ class Run:
             model.generation_config.save_pretrained(folder)
         weights = {key: value.to("cpu", torch.bfloat16) for key, value in model.state_dict().items()}
         del weights["lm_head.weight"]  # tied to the embedding
-        note = f"{self._steps(name):,} steps by this recipe on {self._device.type}."
+        note = f"{taken:,} steps by this recipe on {self._device.type}."
         parameters = sum(value.numel() for value in weights.values())
         (folder / "training.json").write_text(
             json.dumps({"note": note, "parameters": parameters}, indent=2) + "\n"
@@ -147,12 +156,6 @@ class Run:
             folder / "model.safetensors",
             {"format": "pt"},
         )
-
-    def _steps(self, name: str) -> int:
-        recipe = self._recipe
-        if name == "draft":
-            return recipe.draft_look_steps + recipe.draft_steps
-        return recipe.look_steps + recipe.reason_steps + recipe.judge_steps
 
     # --- phases -----------------------------------------------------------------------------------
 
@@ -173,13 +176,17 @@ class Run:
         look: bool = False,
         branches: int = 0,
         natural: list[Judgement] | None = None,
-    ) -> None:
-        """Trains for `steps`, on a cosine from `rate` to a twentieth of it."""
+        enough: Callable[[], bool] | None = None,
+    ) -> int:
+        """Trains for `steps`, on a cosine from `rate` to a twentieth of it, or until `enough`.
+
+        Returns how many steps were taken.
+        """
         path = self._folder / f"{name}.pt"
         optimizers = _optimizers(trainee, rate)
-        done = self._restore(path, trainee, optimizers)
-        if done >= steps:
-            return
+        done, over = self._restore(path, trainee, optimizers)
+        if over:
+            return done
         stream = Stream(
             self._encoder,
             self._tokenizer.pad_token_id,
@@ -191,7 +198,7 @@ class Run:
         )
         loader: Iterator[Batch] = iter(DataLoader(stream, batch_size=None, num_workers=self._recipe.workers))
         trainee.train()
-        saved = time.monotonic()
+        saved, step = time.monotonic(), done - 1
         with tqdm(total=steps, initial=done, desc=name, unit="step", mininterval=2) as bar:
             for step in range(done, steps):
                 for optimizer in optimizers:
@@ -204,10 +211,13 @@ class Run:
                     figures = {key: round(value.item(), 4) for key, value in shown.items()}
                     bar.set_postfix(figures)
                     self._note({"phase": name, "step": step + 1, **figures})
+                if enough and step % CHECK_STEPS == CHECK_STEPS - 1 and enough():
+                    break
                 if time.monotonic() - saved > SAVE_SECONDS:
                     self._save(path, trainee, optimizers, step + 1)
                     saved = time.monotonic()
-        self._save(path, trainee, optimizers, steps)
+        self._save(path, trainee, optimizers, step + 1, over=True)
+        return step + 1
 
     def _learn(
         self, trainee: Trainee, optimizers: Optimizers, batch: Batch, *, look: bool
@@ -226,6 +236,16 @@ class Run:
         for optimizer in optimizers:
             optimizer.step()
         return {name: value.detach() for name, value in shown.items()}
+
+    def _right(self, trainee: Trainee) -> float:
+        """The share of right steps, written greedily on distorted training images."""
+        rng = random.Random(self._recipe.seed + 2)
+        asked = places(rng, list(islice(examples(rng, held_out=False), CHECKED)))
+        found = self.writer(trainee).candidates(asked, temperature=0, distort=True)
+        trainee.train()
+        share = sum(judgement.right for judgement in found) / len(found)
+        self._note({"right": share})
+        return share
 
     def _natural(self, draft: Trainee) -> None:
         """Steps that the draft writes on training images given true prefixes, right and wrong."""
@@ -251,11 +271,14 @@ class Run:
 
     # --- files ------------------------------------------------------------------------------------
 
-    def _save(self, path: Path, trainee: Trainee, optimizers: Optimizers, done: int) -> None:
+    def _save(
+        self, path: Path, trainee: Trainee, optimizers: Optimizers, done: int, *, over: bool = False
+    ) -> None:
         partial = path.with_suffix(".partial")
         torch.save(
             {
                 "done": done,
+                "over": over,
                 "model": trainee.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             },
@@ -263,14 +286,15 @@ class Run:
         )
         partial.replace(path)
 
-    def _restore(self, path: Path, trainee: Trainee, optimizers: Optimizers) -> int:
+    def _restore(self, path: Path, trainee: Trainee, optimizers: Optimizers) -> tuple[int, bool]:
+        """Goes back to a saved state; returns its steps, and whether the phase is over."""
         if not path.exists():
-            return 0
+            return 0, False
         saved: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
         trainee.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        return int(saved["done"])
+        return int(saved["done"]), bool(saved["over"])
 
     def _note(self, figures: dict[str, Any]) -> None:
         with (self._folder / "metrics.jsonl").open("a") as file:

@@ -20,9 +20,9 @@ from dreamr.events import Answer, Commit, Event
 def ask(
     image: Annotated[Path, typer.Argument(help="An image file.", exists=True, dir_okay=False)],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    policy: Annotated[str, typer.Option(help="fpsr, or target for the target alone.")] = "fpsr",
+    policy: Annotated[str, typer.Option(help="fpsr, target, specreason, lookahead or exact.")] = "fpsr",
     window: Annotated[int | None, typer.Option(help="Candidates in flight, 1 to 16.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Score to be accepted above, 0 to 1.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="What a score is compared with, 0 to 1.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds the answer may take.")] = 120.0,
     address: AddressOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,

@@ -39,11 +39,17 @@ def bench(
 async def _bench(
     address: str | None, policies: list[str], count: int, seed: int, file: Path | None
 ) -> dict[str, Any]:
+    from bench.meter import Meter
     from bench.questions import from_file, held_out
     from bench.report import to_json
     from bench.runner import measure
 
-    asked = from_file(file)[:count] if file else held_out(count, seed)
+    try:
+        asked = from_file(file)[:count] if file else held_out(count, seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--file") from error
+    if not asked:
+        raise typer.BadParameter("holds no question", param_hint="--file")
     async with cluster_at(address) as target, AsyncClient(target.address) as client:
         cluster = target.cluster
         with Progress(console=progress) as bar:
@@ -53,7 +59,7 @@ async def _bench(
                 asked,
                 policies,
                 seed=seed,
-                pids=(lambda: list(cluster.pids().values())) if cluster else None,
+                meter=Meter(cluster) if cluster else None,
                 on_answer=lambda: bar.advance(task),
             )
     return to_json(samples, seed=seed)

@@ -31,7 +31,7 @@ def demo(
 
 
 async def _demo(address: str | None, count: int, seed: int, timeline: Path | None) -> None:
-    from bench.questions import held_out
+    from bench.questions import cold, held_out
 
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 110)
     asked = held_out(count, seed)
@@ -44,7 +44,9 @@ async def _demo(address: str | None, count: int, seed: int, timeline: Path | Non
             console.print(f"\n[bold]{number}. {question.text}[/bold]")
             for policy in POLICIES:
                 last = timeline if policy == "fpsr" and number == count else None
-                found[policy].append(await _answer(client, question.image, question.text, policy, last))
+                # Neither policy may find the other's work in a cache.
+                image = cold(question.image, f"{number} {policy}")
+                found[policy].append(await _answer(client, image, question.text, policy, last))
             _show(console, [found[policy][-1] for policy in POLICIES], question.answer)
     truths = [question.answer for question in asked]
     _summarise(console, found, truths)

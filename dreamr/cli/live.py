@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dreamr.events import Activity, Commit, Event
+from dreamr.events import Activity, Commit, Event, Finished
 
 _STYLES = {
     "drafted": "cyan",
@@ -32,13 +32,17 @@ class LiveView:
         self._commits: list[Commit] = []
         self._window: dict[int, _Candidate] = {}
         self._busy: dict[str, set[int]] = {lane: set() for lane in _LANES}
-        self._calls: dict[int, int] = {}
 
     def take(self, event: Event) -> None:
         """Follows an event."""
         if isinstance(event, Commit):
             self._commits.append(event)
             self._window.pop(event.index, None)
+            if event.author == "target":
+                # What stood behind was built on another step.
+                self._window.clear()
+        elif isinstance(event, Finished):
+            self._window.clear()
         elif isinstance(event, Activity):
             self._follow(event)
 
@@ -61,6 +65,10 @@ class LiveView:
             elif event.verdict:
                 candidate.state = "accepted" if event.verdict.accept else "rejected"
                 candidate.score = event.verdict.score
+                if not event.verdict.accept:
+                    for index, behind in self._window.items():
+                        if index > event.index:
+                            behind.state = "cancelled"
 
     def __rich__(self) -> RenderableType:
         lanes = Text()

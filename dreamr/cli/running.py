@@ -14,8 +14,20 @@ from dreamr.cluster.cluster import Cluster
 
 Result = TypeVar("Result")
 
+
+def check_address(value: str | None) -> str | None:
+    """A typer callback: refuses what is not HOST:PORT."""
+    host, _, port = (value or "").rpartition(":")
+    if value is not None and not (host and port.isdecimal() and int(port) <= 65535):
+        raise typer.BadParameter(f"must be HOST:PORT, not {value!r}")
+    return value
+
+
 AddressOption = Annotated[
-    str | None, typer.Option(help="HOST:PORT of a running gateway; without it a cluster is started.")
+    str | None,
+    typer.Option(
+        help="HOST:PORT of a running gateway; without it a cluster is started.", callback=check_address
+    ),
 ]
 
 progress = Console(stderr=True, highlight=False)

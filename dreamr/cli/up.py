@@ -3,31 +3,39 @@
 import asyncio
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dreamr.cli.running import progress
+from dreamr.cli.running import check_address, progress
 from dreamr.cluster.cluster import Cluster
-from dreamr.cluster.processes import ProcessError
+from dreamr.cluster.triton import MODELS
 
 
 def up(
-    address: Annotated[str, typer.Option(help="Where the gateway listens.")] = "127.0.0.1:7000",
+    address: Annotated[
+        str, typer.Option(help="HOST:PORT where the gateway listens.", callback=check_address)
+    ] = "127.0.0.1:7000",
+    pair: Annotated[Path, typer.Option(help="The pair's settings.", exists=True, dir_okay=False)] = MODELS
+    / "bundled.toml",
+    repository: Annotated[
+        Path, typer.Option(help="Triton's model repository.", exists=True, file_okay=False)
+    ] = MODELS / "repository",
+    logs: Annotated[Path | None, typer.Option(help="Keep the logs in this folder.")] = None,
 ) -> None:
     """Start a cluster on this machine and keep it up until Ctrl-C."""
-    asyncio.run(_up(address))
+    asyncio.run(_up(Cluster(address, pair=pair.resolve(), repository=repository, keep_logs=logs)))
 
 
-async def _up(address: str) -> None:
+async def _up(cluster: Cluster) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    cluster = Cluster(address)
     starting = asyncio.create_task(cluster.start())
     told = asyncio.create_task(stop.wait())
-    failed: asyncio.Task[str] | None = None
+    watching: asyncio.Task[None] | None = None
     try:
         with progress.status("starting Triton and the services"):
             await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -36,14 +44,18 @@ async def _up(address: str) -> None:
         await starting
         sys.stdout.write(f"ready {cluster.address}\n")
         sys.stdout.flush()
-        for name, where in cluster.metrics.items():
-            progress.print(f"{name:9} metrics at {where}/metrics")
-        failed = asyncio.create_task(cluster.failed())
-        await asyncio.wait({failed, told}, return_when=asyncio.FIRST_COMPLETED)
-        if failed.done() and not stop.is_set():
-            raise ProcessError(failed.result())
+        progress.print(
+            f"{'triton':9} {cluster.triton.grpc_address}  metrics {cluster.triton.metrics_address}"
+        )
+        for name, where in cluster.addresses.items():
+            metrics = cluster.metrics.get(name)
+            progress.print(f"{name:9} {where}" + (f"  metrics {metrics}" if metrics else ""))
+        watching = asyncio.create_task(cluster.watch(progress.print))
+        await asyncio.wait({watching, told}, return_when=asyncio.FIRST_COMPLETED)
+        if watching.done() and not stop.is_set():
+            await watching
     finally:
-        for task in (starting, told, failed):
+        for task in (starting, told, watching):
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})

@@ -6,16 +6,19 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from dreamr.cluster.processes import Child, ProcessError
 from dreamr.cluster.triton import MODELS, TritonServer
 
 ROOT = MODELS.parent
 START_SECONDS = 120.0
+SPARE = frozenset({"draft", "verifier", "redis"})
+"""Parts that a cluster does without: the target stands in, or sessions are not durable for a while."""
 
 # The services do no arithmetic; threads of theirs would only take the models' cores.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -27,6 +30,7 @@ class Cluster:
     Args:
         address: where the gateway listens; port 0 picks a free one.
         pair: the pair's settings.
+        repository: Triton's model repository.
         settings: further environment for the services, such as `DREAMR_GATEWAY_MAX_SESSIONS`.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
 
@@ -34,6 +38,8 @@ class Cluster:
         triton: the Triton server.
         processes: the other children by name: redis, draft, target, verifier, gateway.
         address: of the gateway, once started.
+        addresses: where each service listens.
+        metrics: where each service tells its metrics.
     """
 
     def __init__(
@@ -41,13 +47,16 @@ class Cluster:
         address: str = "127.0.0.1:0",
         *,
         pair: Path = MODELS / "bundled.toml",
+        repository: Path = MODELS / "repository",
         settings: dict[str, str] | None = None,
         keep_logs: Path | None = None,
     ) -> None:
         self.address = address
         self.processes: dict[str, Child] = {}
+        self.addresses: dict[str, str] = {}
         self.metrics: dict[str, str] = {}
         self._pair = pair
+        self._repository = repository
         self._settings = settings or {}
         self._keep_logs = keep_logs
         self._folder: Path | None = None
@@ -87,11 +96,11 @@ class Cluster:
         """
         self._folder = self._keep_logs or Path(tempfile.mkdtemp(prefix="dreamr-cluster-"))
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._triton = TritonServer(log_path=self._folder / "triton.log")
+        self._triton = TritonServer(self._repository, log_path=self._folder / "triton.log")
         try:
-            redis, _ = await asyncio.gather(self._start_redis(), self._triton.start())
+            redis, _ = await _together(self._start_redis(), self._triton.start())
             triton = self._triton.grpc_address
-            draft, target = await asyncio.gather(
+            draft, target = await _together(
                 self._start_service("draft", triton=triton), self._start_service("target", triton=triton)
             )
             verifier = await self._start_service("verifier", target=target)
@@ -102,13 +111,26 @@ class Cluster:
             await self.stop()
             raise
 
-    async def failed(self) -> str:
-        """Waits until one of the services ends by itself, and tells which."""
+    async def watch(self, tell: Callable[[str], None]) -> None:
+        """Waits until a part ends by itself that the cluster cannot do without.
+
+        Args:
+            tell: hears, in words, of each part that ends and is done without.
+
+        Raises:
+            ProcessError: names the part and its last words.
+        """
         names = {asyncio.create_task(child.ended()): name for name, child in self.processes.items()}
+        names[asyncio.create_task(self.triton.ended())] = "triton"
         try:
-            done, _ = await asyncio.wait(names, return_when=asyncio.FIRST_COMPLETED)
-            name = names[next(iter(done))]
-            return f"{name} ended\n{self.processes[name].tail()}"
+            while names:
+                done, _ = await asyncio.wait(names, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    name = names.pop(task)
+                    tail = self.triton.log_tail if name == "triton" else self.processes[name].tail()
+                    if name not in SPARE:
+                        raise ProcessError(f"{name} ended\n{tail}")
+                    tell(f"{name} ended; the cluster goes on without it\n{tail}")
         finally:
             for task in names:
                 task.cancel()
@@ -147,7 +169,7 @@ class Cluster:
             ],
         )
         ready = (await self.processes[name].line("ready ", START_SECONDS)).split()
-        self.metrics[name] = ready[3]
+        self.addresses[name], self.metrics[name] = ready[1], ready[3]
         return ready[1]
 
     async def _start_redis(self) -> str:
@@ -164,7 +186,7 @@ class Cluster:
             "redis",
             [
                 *(binary, "--bind", host, "--port", port, "--save", "", "--appendonly", "no"),
-                *("--dir", str(self._folder)),
+                *("--dir", str(self._folder), "--logfile", str(self._folder / "redis.log")),
             ],
         )
         child = self.processes["redis"]
@@ -173,6 +195,7 @@ class Cluster:
                 if not child.running:
                     raise ProcessError(f"redis ended while starting\n{child.tail()}")
                 await asyncio.sleep(0.02)
+        self.addresses["redis"] = address
         return f"redis://{address}/0"
 
     async def _start(self, name: str, command: list[str]) -> None:
@@ -187,6 +210,17 @@ class Cluster:
         child = Child(name, command, self._folder / f"{name}.log", environment)
         self.processes[name] = child
         await child.start()
+
+
+async def _together(*starting: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What each of them returns; when one fails the others are cancelled and awaited first."""
+    tasks = [asyncio.ensure_future(one) for one in starting]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def _with_port(address: str) -> str:

@@ -103,6 +103,11 @@ class TritonServer:
         """Process id of tritonserver while it runs, which is its process group's too."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
+    async def ended(self) -> int:
+        """Waits for the end of the running server and returns its status."""
+        assert self._process is not None
+        return await self._process.wait()
+
     @property
     def log_tail(self) -> str:
         """The last lines of Triton's log."""
@@ -216,6 +221,8 @@ class TritonServer:
             stub,
         ):
             shutil.copy2(source, python)
+        # By a link: the python backend hands the path to a shell, where one with spaces would fall apart.
+        (folder / "repository").symlink_to(self._repository.resolve(), target_is_directory=True)
         for backend in self._backends.iterdir():
             if (backend / "model.py").is_file():
                 ignore = shutil.ignore_patterns("__pycache__")
@@ -225,7 +232,7 @@ class TritonServer:
         names = ["*"] if self._models is None else list(self._models)
         return [
             str(binary),
-            f"--model-repository={self._repository.resolve()}",
+            f"--model-repository={folder / 'repository'}",
             f"--backend-directory={folder / 'backends'}",
             # Explicit control, so that a model whose process died can be loaded anew.
             "--model-control-mode=explicit",
@@ -314,7 +321,7 @@ def _wheel() -> Path:
         found = metadata.distribution("nvidia-pytriton").locate_file("pytriton/tritonserver")
     except metadata.PackageNotFoundError as error:
         raise TritonStartError(
-            "Triton is not installed: pip install 'dreamr[local]' (package nvidia-pytriton)"
+            "Triton is not installed: run `make setup`, or install the package nvidia-pytriton"
         ) from error
     wheel = Path(str(found))
     if not (wheel / "bin" / "tritonserver").is_file():

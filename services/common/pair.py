@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,14 +32,46 @@ class ReasoningSettings(_Section):
     max_images: int = Field(8, ge=0)
 
 
-class TbvmSettings(_Section):
-    """What the target is asked about a candidate, and when it is accepted (arXiv 2605.28678, TBVM)."""
+class JudgeSettings(_Section):
+    """What the target is asked about a candidate, and what its score is compared with.
+
+    Attributes:
+        mass_floor: probability of all words (or digits) that count, below which the judge has said nothing.
+    """
 
     instruction: str = Field(min_length=1)
-    positive: str = Field("positive", min_length=1)
-    negative: str = Field("negative", min_length=1)
     alpha: float = Field(0.7, ge=0, le=1)
     mass_floor: float = Field(0.1, ge=0, le=1)
+
+
+class TbvmSettings(JudgeSettings):
+    """A word for and a word against (TBVM, arXiv 2605.28678)."""
+
+    positive: str = Field("positive", min_length=1)
+    negative: str = Field("negative", min_length=1)
+
+
+class DigitSettings(JudgeSettings):
+    """A digit from 0 to 9 (SpecReason, arXiv 2504.07891, whose threshold is 7).
+
+    Attributes:
+        alpha: the least digit to accept, over nine.
+        scoring: the mean of the digits by their probabilities, or the likeliest one.
+    """
+
+    alpha: float = Field(7 / 9, ge=0, le=1)
+    scoring: Literal["expected", "greedy"] = "expected"
+
+
+class EquivalenceSettings(TbvmSettings):
+    """Whether a candidate says what the rival says (Lookahead Reasoning, arXiv 2506.19830).
+
+    Attributes:
+        instruction: `{rival}` in it stands for the rival's text.
+    """
+
+    instruction: str = Field(pattern=r"\{rival\}")
+    alpha: float = Field(0.5, ge=0, le=1)
 
 
 class Pair(_Section):
@@ -50,6 +82,8 @@ class Pair(_Section):
     target: ModelSettings
     reasoning: ReasoningSettings = ReasoningSettings()
     tbvm: TbvmSettings
+    digit: DigitSettings | None = None
+    equivalence: EquivalenceSettings | None = None
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -22,6 +22,7 @@ from services.gateway import convert
 from services.gateway.messages import StartAnswer, StartDraft, StartRival, StartVerdict, Step, Verdict
 from services.gateway.parts import Answer, Progress
 from services.gateway.plan import Plan
+from services.gateway.policy import Rule
 from services.gateway.replicas import Replicas
 
 Result = TypeVar("Result")
@@ -29,6 +30,16 @@ Result = TypeVar("Result")
 # Seconds before each further attempt. Nobody stands in for the target, so one that restarts is waited for;
 # for draft and verifier the target stands in, so they are asked on every replica and not waited for.
 _PATIENT = (0.1, 0.2)
+
+# Workers that write for the same position must not write the same; a greedy request is drawn at this
+# temperature in all lanes but the first.
+_LANE_TEMPERATURE = 0.7
+
+_RULES = {
+    Rule.TBVM: verifier_pb2.VERIFICATION_RULE_TBVM,
+    Rule.DIGIT: verifier_pb2.VERIFICATION_RULE_DIGIT,
+    Rule.EQUIVALENCE: verifier_pb2.VERIFICATION_RULE_EQUIVALENCE,
+}
 
 
 def _waits(part: str, replicas: int) -> Sequence[float]:
@@ -90,9 +101,11 @@ class ClusterParts:
             context=self._ahead(start.prefix),
             max_steps=start.steps,
             max_step_tokens=self._plan.max_step_tokens,
-            sampling=self._plan.sampling,
+            sampling=self._drawn(start.lane),
         )
-        methods = [stub.Draft for stub in self._draft]
+        # Each lane begins at another worker.
+        first = start.lane % len(self._draft)
+        methods = [stub.Draft for stub in (*self._draft[first:], *self._draft[:first])]
         async with aclosing(
             self._stream("draft", methods, request, lambda response: response.step)
         ) as responses:
@@ -121,6 +134,8 @@ class ClusterParts:
             context=self._ahead(start.prefix),
             candidate=convert.step_to(start.candidate),
             alpha=self._plan.alpha,
+            rule=_RULES[self._plan.policy.rule],
+            rival=convert.step_to(start.rival) if start.rival else None,
         )
         response = await self._call(
             "verifier", [stub.Verify for stub in self._verifier], request, self._verdict_seconds
@@ -136,6 +151,16 @@ class ClusterParts:
         )
         response = await self._call("target", [stub.Answer for stub in self._target], request)
         return Answer(response.text, response.usage.output_tokens, response.truncated)
+
+    def _drawn(self, lane: int) -> common_pb2.Sampling:
+        sampling = self._plan.sampling
+        if lane == 0:
+            return sampling
+        return common_pb2.Sampling(
+            temperature=sampling.temperature or _LANE_TEMPERATURE,
+            top_p=sampling.top_p if sampling.HasField("top_p") else None,
+            seed=sampling.seed + lane if sampling.HasField("seed") else None,
+        )
 
     def _ahead(self, steps: Sequence[str]) -> common_pb2.Context:
         context = self._context

@@ -5,7 +5,8 @@ by property, replayed from a log and simulated by the thousand.
 
 The picture to keep in mind: `committed` steps, then a `chain` of candidates in a row, drafted but not yet
 committed. The first of them stands at the *frontier*. Each candidate has a verdict call of its own; a rival,
-the target's own step for a position, may run beside it.
+the target's own step for a position, may run beside it. With a width above 1 the frontier has `others` too:
+further candidates for that one position, from other draft workers.
 """
 
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ from services.gateway.messages import (
     Stop,
     Verdict,
 )
-from services.gateway.policy import Policy
+from services.gateway.policy import Policy, Rule
 
 
 @dataclass(slots=True)
@@ -50,6 +51,9 @@ class _Candidate:
     judging: int | None = None
     verdict: Verdict | None = None
 
+    def settle(self, verdict: Verdict) -> None:
+        self.judging, self.verdict = None, verdict
+
     @property
     def accepted(self) -> bool:
         return self.verdict is not None and self.verdict.accept
@@ -57,6 +61,16 @@ class _Candidate:
     @property
     def rejected(self) -> bool:
         return self.verdict is not None and not self.verdict.accept
+
+
+@dataclass(slots=True)
+class _Other:
+    """One more draft worker's try at the frontier's step: a drafting call, then a candidate."""
+
+    call: int
+    lane: int
+    drafting: bool = True
+    candidate: _Candidate | None = None
 
 
 @dataclass(slots=True)
@@ -80,20 +94,28 @@ class Machine:
     Args:
         policy: how far to speculate.
         max_steps: steps of the reasoning at most; the answer is written from what is there by then.
+        max_tokens: tokens of the committed steps, after which the answer is written; None for no limit.
+        max_repeats: how often one text may be committed before the reasoning counts as going in circles and
+            the answer is written; 0 for no limit.
 
     `start` and `handle` return the commands to carry out, in order. After `Finish` or `Fail` the machine is
     `over`: everything it started has been stopped or has ended, and further events return nothing.
     """
 
-    def __init__(self, policy: Policy, max_steps: int) -> None:
-        if max_steps < 1:
-            raise ValueError("max_steps must be at least 1")
+    def __init__(
+        self, policy: Policy, max_steps: int, *, max_tokens: int | None = None, max_repeats: int = 0
+    ) -> None:
+        if max_steps < 1 or (max_tokens is not None and max_tokens < 1) or max_repeats < 0:
+            raise ValueError("max_steps and max_tokens must be at least 1, max_repeats at least 0")
         self.policy = policy
         self.max_steps = max_steps
+        self.max_tokens = max_tokens
+        self.max_repeats = max_repeats
         self.committed: list[Step] = []
         self.degraded: list[str] = []
         self.over = False
         self._chain: list[_Candidate] = []
+        self._others: list[_Other] = []
         self._rivals: dict[int, _Rival] = {}
         self._draft: int | None = None
         self._draft_wrote = False
@@ -121,6 +143,11 @@ class Machine:
                 self._draft_wrote = True
                 verdict = Verdict(accept=False, reason=Reason.TRUNCATED) if step.truncated else None
                 self._chain.append(_Candidate(step, call, verdict=verdict))
+            case Drafted(call, step) if (other := self._other_of(call)) and other.candidate is None:
+                verdict = Verdict(accept=False, reason=Reason.TRUNCATED) if step.truncated else None
+                other.candidate = _Candidate(step, call, verdict=verdict)
+            case DraftEnded(call) if other := self._other_of(call):
+                other.drafting = False
             case DraftEnded(call) if call == self._draft:
                 self._draft = None
                 if not self._draft_wrote:
@@ -134,7 +161,7 @@ class Machine:
                 if rival.step is None:
                     del self._rivals[rival.index]
             case Judged(call, verdict) if candidate := self._judged_by(call):
-                candidate.judging, candidate.verdict = None, verdict
+                candidate.settle(verdict)
             case Answered(call, text, truncated=truncated) if call == self._answer:
                 self._answer = None
                 return self._end(Finish(text, length=truncated or not self.committed[-1].closes))
@@ -143,9 +170,10 @@ class Machine:
                     return failed
             case GraceOver(call) if call == self._grace:
                 self._grace = None
-                first = self._chain[0]
-                self._stop(first.judging)
-                first.judging, first.verdict = None, Verdict(accept=False, reason=Reason.LATE)
+                for candidate in self._at_frontier():
+                    if candidate.judging:
+                        self._stop(candidate.judging)
+                        candidate.settle(Verdict(accept=False, reason=Reason.LATE))
             case Aborted(why):
                 return self._fail(why, target_down=False)
             case _:
@@ -156,32 +184,61 @@ class Machine:
 
     def _advance(self) -> list[Command]:
         """Commits all that can be committed, then starts all that may run."""
+        self._compare()
         while self._answer is None and self._commit_next():
-            if self.committed[-1].closes or self.frontier == self.max_steps:
+            if self._reasoned_enough():
                 self._begin_answer()
         if self._answer is None:
             self._prune()
             self._start_verdicts()
             self._start_rivals()
             self._start_draft()
+            self._start_others()
             self._start_grace()
         return self._flush()
+
+    def _reasoned_enough(self) -> bool:
+        last = self.committed[-1]
+        tokens = sum(step.tokens for step in self.committed)
+        return (
+            last.closes
+            or self.frontier == self.max_steps
+            or (self.max_tokens is not None and tokens >= self.max_tokens)
+            or 0 < self.max_repeats < sum(step.text == last.text for step in self.committed)
+        )
+
+    def _compare(self) -> None:
+        """A candidate that says what its rival says needs no judge; for some rules nothing else will do."""
+        for candidate, rival in self._pairs():
+            if _same(rival, candidate.step):
+                self._stop(candidate.judging)
+                candidate.settle(Verdict(accept=True, reason=Reason.EQUAL_TO_RIVAL))
+            elif self.policy.rule is Rule.EQUALITY:
+                candidate.settle(Verdict(accept=False, reason=Reason.DIFFERS_FROM_RIVAL))
 
     def _commit_next(self) -> bool:
         """Commits the frontier's step if it is decided: an accepted candidate, or a rival that is due."""
         first = self._chain[0] if self._chain else None
-        rival = self._rivals.get(self.frontier)
-        written = rival.step if rival else None
-        if first and not first.verdict and written and _same(written, first.step):
-            self._stop(first.judging)
-            first.judging, first.verdict = None, Verdict(accept=True, reason=Reason.EQUAL_TO_RIVAL)
         if first and first.accepted:
+            self._drop_others()
             self._commit(first.step, Author.DRAFT, first.draft, first.verdict)
             del self._chain[0]
             self._drop_rival(self.frontier - 1)
             return True
-        if rival and written and (first is None or first.rejected):
+        for other in self._others:
+            if (candidate := other.candidate) and candidate.accepted:
+                # What was built on the chain's own candidate for this position goes with it.
+                self._drop_chain(0)
+                self._stop_draft()
+                self._drop_others(keep=other)
+                self._commit(candidate.step, Author.DRAFT, candidate.draft, candidate.verdict)
+                self._drop_rival(self.frontier - 1)
+                return True
+        rival = self._rivals.get(self.frontier)
+        written = rival.step if rival else None
+        if rival and written and not any(candidate.verdict is None for candidate in self._at_frontier()):
             self._drop_chain(0)
+            self._drop_others()
             self._stop_draft()
             verdict = first.verdict if first else None
             self._commit(written, Author.TARGET, rival.call, verdict)
@@ -201,12 +258,17 @@ class Machine:
                 return
 
     def _start_verdicts(self) -> None:
-        for offset, candidate in enumerate(self._chain):
+        for offset, candidate in self._candidates():
             if candidate.verdict or candidate.judging:
                 continue
+            index, rival = self.frontier + offset, None
+            if self.policy.rule.needs_rival:
+                rival = self._rivals[index].step if index in self._rivals else None
+                if rival is None:
+                    continue
             candidate.judging = next(self._calls)
             self._commands.append(
-                StartVerdict(candidate.judging, self.frontier + offset, self._prefix(offset), candidate.step)
+                StartVerdict(candidate.judging, index, self._prefix(offset), candidate.step, rival)
             )
 
     def _start_rivals(self) -> None:
@@ -217,7 +279,8 @@ class Machine:
             if index in self._rivals:
                 continue
             # Where nothing is drafted, or what was drafted is rejected, the target must write.
-            must = candidate.rejected if candidate else not self._speculating
+            alone = not self._speculating or index < self.policy.first_on_target
+            must = candidate.rejected if candidate else alone
             may = running < self.policy.rivals and not (candidate and candidate.accepted)
             if must or may:
                 call = next(self._calls)
@@ -233,17 +296,28 @@ class Machine:
             return
         if self._chain and (self._chain[-1].rejected or self._chain[-1].step.closes):
             return
+        if self.frontier < self.policy.first_on_target:
+            return
         room = min(self.policy.window, self.max_steps - self.frontier) - len(self._chain)
         if room > 0:
             self._draft, self._draft_wrote = next(self._calls), False
             offset = len(self._chain)
             self._commands.append(StartDraft(self._draft, self.frontier + offset, self._prefix(offset), room))
 
+    def _start_others(self) -> None:
+        """Further candidates for the frontier, while the chain's own is not accepted."""
+        if not self._speculating or self._others or self.frontier < self.policy.first_on_target:
+            return
+        for lane in range(1, self.policy.width):
+            other = _Other(next(self._calls), lane)
+            self._others.append(other)
+            self._commands.append(StartDraft(other.call, self.frontier, self._prefix(0), 1, lane))
+
     def _start_grace(self) -> None:
         """A finished rival waits for the verdict on its candidate, but not for long."""
         rival = self._rivals.get(self.frontier)
-        waiting = bool(self._chain and self._chain[0].judging and rival and rival.step)
-        if waiting and self._grace is None:
+        judging = any(candidate.judging for candidate in self._at_frontier())
+        if judging and rival and rival.step and self._grace is None:
             self._grace = next(self._calls)
             self._commands.append(StartGrace(self._grace, self.frontier))
 
@@ -260,9 +334,12 @@ class Machine:
         if call == self._draft:
             self._draft = None
             self._stop_speculating(f"draft: {message}")
+        elif other := self._other_of(call):
+            # One worker of several: the chain's own goes on.
+            other.drafting = False
         elif candidate := self._judged_by(call):
             # Fail closed: no verdict is a reject.
-            candidate.judging, candidate.verdict = None, Verdict(accept=False, reason=Reason.UNAVAILABLE)
+            candidate.settle(Verdict(accept=False, reason=Reason.UNAVAILABLE))
             self._stop_speculating(f"verifier: {message}")
         elif call == self._answer:
             self._answer = None
@@ -277,6 +354,8 @@ class Machine:
         self.degraded.append(why)
         self._speculating = False
         self._stop_draft()
+        for other in self._others:
+            self._stop_drafting(other)
 
     def _fail(self, why: str, *, target_down: bool) -> list[Command]:
         return self._end(Fail(why, target_down))
@@ -306,7 +385,25 @@ class Machine:
         return next((rival for rival in self._rivals.values() if rival.call == call), None)
 
     def _judged_by(self, call: int) -> _Candidate | None:
-        return next((candidate for candidate in self._chain if candidate.judging == call), None)
+        return next((found for _, found in self._candidates() if found.judging == call), None)
+
+    def _other_of(self, call: int) -> _Other | None:
+        return next((other for other in self._others if other.call == call and other.drafting), None)
+
+    def _candidates(self) -> Iterator[tuple[int, _Candidate]]:
+        """All that is drafted and not committed, with its offset from the frontier."""
+        yield from enumerate(self._chain)
+        yield from ((0, other.candidate) for other in self._others if other.candidate)
+
+    def _at_frontier(self) -> Iterator[_Candidate]:
+        return (candidate for offset, candidate in self._candidates() if offset == 0)
+
+    def _pairs(self) -> Iterator[tuple[_Candidate, Step]]:
+        """Candidates without a verdict whose rivals are written."""
+        for offset, candidate in self._candidates():
+            rival = self._rivals.get(self.frontier + offset)
+            if candidate.verdict is None and rival and rival.step:
+                yield candidate, rival.step
 
     def _commit(self, step: Step, author: Author, call: int, verdict: Verdict | None) -> None:
         self._commands.append(CommitStep(self.frontier, step, author, call, verdict))
@@ -327,6 +424,19 @@ class Machine:
         if rival and not rival.ended:
             self._stop(rival.call)
 
+    def _drop_others(self, keep: _Other | None = None) -> None:
+        """Drops the frontier's further candidates; `keep` is about to be committed."""
+        for other in self._others:
+            self._stop_drafting(other)
+            if other is not keep and other.candidate:
+                self._stop(other.candidate.judging)
+        self._others = []
+
+    def _stop_drafting(self, other: _Other) -> None:
+        if other.drafting:
+            self._stop(other.call)
+            other.drafting = False
+
     def _stop_draft(self) -> None:
         self._stop(self._draft)
         self._draft = None
@@ -334,6 +444,7 @@ class Machine:
     def _stop_all(self) -> None:
         self._stop_draft()
         self._drop_chain(0)
+        self._drop_others()
         for index in list(self._rivals):
             self._drop_rival(index)
         for call in (self._grace, self._answer):

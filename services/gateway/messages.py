@@ -27,6 +27,7 @@ class Reason(StrEnum):
     UNAVAILABLE = "unavailable"
     EQUAL_TO_RIVAL = "equal_to_rival"
     TRUNCATED = "truncated"
+    DIFFERS_FROM_RIVAL = "differs_from_rival"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +141,17 @@ Event = Drafted | DraftEnded | RivalDone | RivalEnded | Judged | Answered | Call
 
 @dataclass(frozen=True, slots=True)
 class StartDraft:
-    """Draft up to `steps` candidates from `prefix` (committed steps, then candidates) at `index`."""
+    """Draft up to `steps` candidates from `prefix` (committed steps, then candidates) at `index`.
+
+    Attributes:
+        lane: 0 for the chain; others write one more candidate for the frontier, on another worker.
+    """
 
     call: int
     index: int
     prefix: tuple[str, ...]
     steps: int
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +166,13 @@ class StartRival:
 
 @dataclass(frozen=True, slots=True)
 class StartVerdict:
-    """Judge `candidate` for position `index`, given `prefix`."""
+    """Judge `candidate` for position `index`, given `prefix`; some rules compare it with `rival`."""
 
     call: int
     index: int
     prefix: tuple[str, ...]
     candidate: Step
+    rival: Step | None = None
 
 
 @dataclass(frozen=True, slots=True)

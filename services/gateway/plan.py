@@ -6,9 +6,12 @@ from dreamr.v1 import common_pb2, gateway_pb2
 from services.common.errors import InvalidRequestError
 from services.common.pair import Pair
 from services.common.validation import check_range, check_sampling
-from services.gateway.policy import FPSR, POLICIES, Policy
+from services.gateway.policy import FPSR, POLICIES, Policy, Rule
 
 MAX_WINDOW = 16
+MAX_WIDTH = 8
+MAX_STEPS = 256
+MAX_REASONING_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,7 @@ class Plan:
     """What a session will do.
 
     Attributes:
+        max_repeats: 0 for no limit.
         sampling: as the request has it; checked.
     """
 
@@ -24,6 +28,8 @@ class Plan:
     max_steps: int
     max_step_tokens: int
     max_answer_tokens: int
+    max_reasoning_tokens: int
+    max_repeats: int
     sampling: common_pb2.Sampling
     with_activity: bool
 
@@ -46,19 +52,20 @@ class Plan:
             raise InvalidRequestError.of(
                 "options.policy", f"must be one of {', '.join(POLICIES)}, not {options.policy[:64]!r}"
             )
-        if options.HasField("window"):
-            check_range("options.window", options.window, 1, MAX_WINDOW)
-            if policy.window:
-                policy = replace(policy, window=options.window)
-        alpha = options.alpha if options.HasField("alpha") else pair.tbvm.alpha
+        policy = _adjusted(policy, options)
+        alpha = options.alpha if options.HasField("alpha") else _alpha(policy, pair)
         check_range("options.alpha", alpha, 0, 1)
         check_sampling(options.sampling)
         return cls(
             policy=policy,
             alpha=alpha,
-            max_steps=_limit(options, "max_steps", limits.max_steps, 256),
+            max_steps=_limit(options, "max_steps", limits.max_steps, MAX_STEPS),
             max_step_tokens=_limit(options, "max_step_tokens", limits.max_step_tokens, 4096),
             max_answer_tokens=_limit(options, "max_answer_tokens", limits.max_answer_tokens, 8192),
+            max_reasoning_tokens=_limit(
+                options, "max_reasoning_tokens", limits.max_reasoning_tokens, MAX_REASONING_TOKENS
+            ),
+            max_repeats=_limit(options, "max_repeats", 0, MAX_STEPS),
             sampling=options.sampling,
             with_activity=options.activity,
         )
@@ -71,7 +78,40 @@ def _check_question(question: str, most: int) -> None:
         raise InvalidRequestError.of("question", f"has {len(question):,} characters, more than {most:,}")
 
 
+def _adjusted(policy: Policy, options: gateway_pb2.ReasonOptions) -> Policy:
+    """The named policy with the request's own numbers; the target alone takes none of them."""
+    if options.HasField("window"):
+        check_range("options.window", options.window, 1, MAX_WINDOW)
+        # Rivals that candidates are compared with go as far ahead as the candidates.
+        rivals = options.window if policy.rule.needs_rival else policy.rivals
+        policy = replace(policy, window=options.window, rivals=rivals) if policy.window else policy
+    if options.HasField("width"):
+        check_range("options.width", options.width, 1, MAX_WIDTH)
+        policy = replace(policy, width=options.width) if policy.window else policy
+    if options.HasField("first_on_target"):
+        check_range("options.first_on_target", options.first_on_target, 0, MAX_STEPS)
+        policy = replace(policy, first_on_target=options.first_on_target) if policy.window else policy
+    return policy
+
+
+def _alpha(policy: Policy, pair: Pair) -> float:
+    """The pair's calibrated value for the policy's rule."""
+    match policy.rule:
+        case Rule.TBVM | Rule.EQUALITY:
+            return pair.tbvm.alpha
+        case Rule.DIGIT if pair.digit:
+            return pair.digit.alpha
+        case Rule.EQUIVALENCE if pair.equivalence:
+            return pair.equivalence.alpha
+        case rule:
+            raise InvalidRequestError.of(
+                "options.policy", f"{policy.name!r} needs [{rule}] in the settings of pair {pair.name!r}"
+            )
+
+
 def _limit(options: gateway_pb2.ReasonOptions, name: str, default: int, most: int) -> int:
-    value: int = getattr(options, name) if options.HasField(name) else default
+    if not options.HasField(name):
+        return default
+    value: int = getattr(options, name)
     check_range(f"options.{name}", value, 1, most)
     return value

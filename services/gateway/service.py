@@ -78,7 +78,12 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             await outbox.put(response)
 
         driver = Driver(
-            Machine(plan.policy, plan.max_steps),
+            Machine(
+                plan.policy,
+                plan.max_steps,
+                max_tokens=plan.max_reasoning_tokens,
+                max_repeats=plan.max_repeats,
+            ),
             ClusterParts(
                 self._cluster,
                 plan,

@@ -25,8 +25,7 @@ def main() -> None:
         async with open_channel(settings.target) as channel:
             service = VerifierService(
                 target_pb2_grpc.TargetServiceStub(channel),
-                pair.tbvm,
-                pair.reasoning,
+                pair,
                 top=settings.top,
                 judge_seconds=settings.judge_seconds,
             )

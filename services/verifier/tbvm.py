@@ -33,7 +33,7 @@ class Tbvm:
     mass_floor: float
 
     def __post_init__(self) -> None:
-        if _word(self.positive) == _word(self.negative):
+        if word_of(self.positive) == word_of(self.negative):
             raise ValueError("the positive and the negative word must differ")
 
     def judge(self, tokens: Iterable[tuple[str, float]], alpha: float) -> common_pb2.Verdict:
@@ -42,10 +42,10 @@ class Tbvm:
         seen = False
         for text, logprob in tokens:
             seen = True
-            word = _word(text)
-            if word == _word(self.positive):
+            word = word_of(text)
+            if word == word_of(self.positive):
                 p_pos += math.exp(logprob)
-            elif word == _word(self.negative):
+            elif word == word_of(self.negative):
                 p_neg += math.exp(logprob)
         mass = p_pos + p_neg
         score = p_pos / mass if mass > 0 else 0.0
@@ -66,5 +66,6 @@ class Tbvm:
         )
 
 
-def _word(token: str) -> str:
+def word_of(token: str) -> str:
+    """A token's text as a plain word: without the marks of spaces, in lower case."""
     return token.strip(_SPACE_MARKS).casefold()

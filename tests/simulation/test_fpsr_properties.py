@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from services.gateway.fpsr import Machine
 from services.gateway.messages import Aborted, Author, Fail, Finish
-from services.gateway.policy import Policy
+from services.gateway.policy import EXACT, POLICIES, Policy, Rule
 from tests.simulation.world import World
 
 policies = st.builds(
@@ -13,12 +13,26 @@ policies = st.builds(
     name=st.just("any"),
     window=st.integers(0, 5),
     rivals=st.integers(0, 3),
+    width=st.integers(1, 3),
+    first_on_target=st.sampled_from([0, 0, 1, 3]),
     grace_seconds=st.just(0.5),
+) | st.builds(
+    Policy,
+    name=st.just("comparing"),
+    window=st.integers(0, 5),
+    rivals=st.integers(1, 5),
+    rule=st.sampled_from([Rule.EQUIVALENCE, Rule.EQUALITY]),
+    width=st.integers(1, 3),
 )
 
 
 def world(data: st.DataObject, policy: Policy, *, faults: bool, wordings: int = 2) -> World:
-    machine = Machine(policy, max_steps=data.draw(st.integers(1, 7), label="max_steps"))
+    machine = Machine(
+        policy,
+        max_steps=data.draw(st.integers(1, 7), label="max_steps"),
+        max_tokens=data.draw(st.none() | st.integers(1, 20), label="max_tokens"),
+        max_repeats=data.draw(st.sampled_from([0, 0, 1, 2]), label="max_repeats"),
+    )
     return World(
         machine,
         lambda names: data.draw(st.sampled_from(names)) if len(names) > 1 else names[0],
@@ -41,7 +55,7 @@ def test_without_faults_every_session_is_answered(data: st.DataObject, policy: P
     session = world(data, policy, faults=False)
     session.run()
     assert isinstance(session.end, Finish)
-    assert session.commits[-1].step.closes or len(session.commits) == session.machine.max_steps
+    assert session.reasoned_enough()
     assert not session.machine.degraded
 
 
@@ -64,3 +78,23 @@ def test_an_abort_stops_everything(data: st.DataObject, policy: Policy, when: in
         session.tell(Aborted("the client left"))
         assert session.end == Fail("the client left", target_down=False)
     assert all(session.finished(call) for call in session.running)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), faults=st.booleans(), wordings=st.integers(1, 3))
+def test_exact_commits_what_the_target_alone_would(data: st.DataObject, faults: bool, wordings: int) -> None:
+    session = world(data, EXACT, faults=faults, wordings=wordings)
+    session.run()
+    committed: tuple[str, ...] = ()
+    for commit in session.commits:
+        wanted = session.targets[committed]
+        assert (commit.step.text, commit.step.closes) == (wanted.text, wanted.closes)
+        committed += (commit.step.text,)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), policy=st.sampled_from(list(POLICIES.values())))
+def test_every_named_policy_ends_with_an_answer(data: st.DataObject, policy: Policy) -> None:
+    session = world(data, policy, faults=False)
+    session.run()
+    assert isinstance(session.end, Finish)

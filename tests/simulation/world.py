@@ -33,6 +33,7 @@ from services.gateway.messages import (
     Stop,
     Verdict,
 )
+from services.gateway.policy import Rule
 
 Start = StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace
 Choose = Callable[[list[str]], str]
@@ -56,7 +57,8 @@ class World:
     started: dict[int, Start] = field(default_factory=dict)
     stopped: list[Event] = field(default_factory=list)
     written: dict[int, list[Step]] = field(default_factory=dict)
-    verdicts: dict[tuple[tuple[str, ...], str, bool], Verdict] = field(default_factory=dict)
+    verdicts: dict[tuple[tuple[str, ...], str, bool], list[Verdict]] = field(default_factory=dict)
+    targets: dict[tuple[str, ...], Step] = field(default_factory=dict)
     commits: list[CommitStep] = field(default_factory=list)
     end: Finish | Fail | None = None
     events: int = 0
@@ -96,14 +98,14 @@ class World:
             del self.running[call]
             return CallFailed(call, "broken")
         match start:
-            case StartDraft(call, _, _, steps):
-                return self.write(call, steps, Drafted, DraftEnded)
-            case StartRival(call, _, _, steps):
-                return self.write(call, steps or 10_000, RivalDone, RivalEnded)
+            case StartDraft(call, _, prefix, steps):
+                return self.write(call, prefix, steps, Drafted, DraftEnded)
+            case StartRival(call, _, prefix, steps):
+                return self.write(call, prefix, steps or 10_000, RivalDone, RivalEnded)
             case StartVerdict(call, _, prefix, candidate):
                 del self.running[call]
                 verdict = Verdict(accept=self.choose(["accept", "reject"]) == "accept")
-                self.verdicts[prefix, candidate.text, candidate.closes] = verdict
+                self.verdicts.setdefault((prefix, candidate.text, candidate.closes), []).append(verdict)
                 return Judged(call, verdict)
             case StartAnswer(call):
                 del self.running[call]
@@ -115,6 +117,7 @@ class World:
     def write(
         self,
         call: int,
+        prefix: tuple[str, ...],
         steps: int,
         done: type[Drafted] | type[RivalDone],
         ended: type[DraftEnded] | type[RivalEnded],
@@ -125,12 +128,16 @@ class World:
         if over or (self.faults and self.choose(["step", "end"]) == "end"):
             del self.running[call]
             return ended(call)
+        behind = prefix + tuple(step.text for step in written)
+        step = self.compose() if done is Drafted else self.targets.setdefault(behind, self.compose())
+        written.append(step)
+        return done(call, step)
+
+    def compose(self) -> Step:
         closes = self.choose(["closes", "goes on"]) == "closes"
         truncated = self.faults and not closes and self.choose(["whole", "truncated"]) == "truncated"
         wording = self.choose([str(number) for number in range(self.wordings)])
-        step = Step(f"wording {wording}", tokens=3, closes=closes, truncated=truncated)
-        written.append(step)
-        return done(call, step)
+        return Step(f"wording {wording}", tokens=3, closes=closes, truncated=truncated)
 
     # --- the rules --------------------------------------------------------------------------------
 
@@ -158,25 +165,37 @@ class World:
     def check_start(self, start: Start) -> None:
         committed = self.texts()
         match start:
-            case StartDraft(_, index, prefix, steps):
+            case StartDraft(_, index, prefix, steps, lane):
                 assert steps >= 1
-                assert index == len(prefix)
+                assert index == len(prefix) >= self.machine.policy.first_on_target
                 assert prefix[: len(committed)] == committed
+                assert lane < self.machine.policy.width
+                assert lane == 0 or prefix == committed
             case StartRival(_, index, prefix) | StartVerdict(_, index, prefix):
                 assert index == len(prefix)
                 assert prefix[: len(committed)] == committed
             case StartAnswer(_, steps):
                 assert steps == committed
-                assert self.commits[-1].step.closes or len(committed) == self.machine.max_steps
+                assert self.reasoned_enough()
                 assert [call for call in self.running if not self.finished(call)] == [start.call]
             case StartGrace(_, index):
                 assert index == len(committed)
+
+    def reasoned_enough(self) -> bool:
+        steps = [commit.step for commit in self.commits]
+        most = self.machine.max_tokens
+        return (
+            steps[-1].closes
+            or len(steps) == self.machine.max_steps
+            or (most is not None and sum(step.tokens for step in steps) >= most)
+            or 0 < self.machine.max_repeats < self.texts().count(steps[-1].text)
+        )
 
     def check_commit(self, commit: CommitStep) -> None:
         """Every commit is an accepted candidate, or a rival, of exactly the committed prefix."""
         assert commit.index == len(self.commits), "out of order, or twice"
         assert commit.index < self.machine.max_steps
-        assert not any(earlier.step.closes for earlier in self.commits), "a commit behind the close"
+        assert not self.commits or not self.reasoned_enough(), "a commit behind the close"
         origin = self.started[commit.call]
         assert isinstance(origin, StartDraft | StartRival)
         texts = origin.prefix + tuple(step.text for step in self.written[commit.call])
@@ -188,18 +207,24 @@ class World:
             assert commit.verdict is not None
             assert commit.verdict.accept
             assert not commit.step.truncated
-            if commit.verdict.reason is not Reason.EQUAL_TO_RIVAL:
-                assert commit.verdict is self.verdicts[self.texts(), commit.step.text, commit.step.closes]
+            if commit.verdict.reason is Reason.EQUAL_TO_RIVAL:
+                rival = self.targets[self.texts()]
+                assert (rival.text, rival.closes) == (commit.step.text, commit.step.closes)
+            else:
+                assert self.machine.policy.rule is not Rule.EQUALITY, "the target's own step, or none"
+                given = self.verdicts[self.texts(), commit.step.text, commit.step.closes]
+                assert any(commit.verdict is verdict for verdict in given)
         else:
             assert isinstance(origin, StartRival)
             assert commit.verdict is None or not commit.verdict.accept
+            assert commit.step is self.targets[self.texts()]
         self.commits.append(commit)
 
     def check_limits(self) -> None:
         kinds = [type(start) for start in self.running.values()]
         policy = self.machine.policy
-        assert kinds.count(StartDraft) <= 1
-        assert kinds.count(StartVerdict) <= policy.window
+        assert kinds.count(StartDraft) <= policy.width
+        assert kinds.count(StartVerdict) <= policy.window + policy.width - 1
         assert kinds.count(StartAnswer) <= 1
         assert kinds.count(StartGrace) <= 1
         rivals = [

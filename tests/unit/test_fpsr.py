@@ -1,5 +1,7 @@
 """One example for each rule of the state machine; the properties are in tests/simulation."""
 
+from dataclasses import replace
+
 import pytest
 
 from services.gateway.fpsr import Machine
@@ -7,6 +9,7 @@ from services.gateway.messages import (
     Answered,
     Author,
     CallFailed,
+    Command,
     CommitStep,
     Drafted,
     DraftEnded,
@@ -26,7 +29,7 @@ from services.gateway.messages import (
     Stop,
     Verdict,
 )
-from services.gateway.policy import FPSR, TARGET, Policy
+from services.gateway.policy import EXACT, FPSR, LOOKAHEAD, SPECREASON, TARGET, Policy
 
 YES, NO = Verdict(accept=True), Verdict(accept=False)
 A, B, C = Step("a"), Step("b"), Step("c")
@@ -203,3 +206,103 @@ def test_impossible_limits_are_refused() -> None:
         Machine(FPSR, 0)
     with pytest.raises(ValueError, match="negative"):
         Policy("bad", window=-1)
+
+
+def kinds(commands: list[Command]) -> list[str]:
+    return [type(command).__name__ for command in commands]
+
+
+def test_specreason_does_one_thing_at_a_time() -> None:
+    machine = Machine(SPECREASON, 8)
+    assert machine.start() == [StartDraft(1, 0, (), 1)]
+    assert machine.handle(Drafted(1, A)) == [StartVerdict(2, 0, (), A)]
+    machine.handle(DraftEnded(1))
+    assert kinds(machine.handle(Judged(2, YES))) == ["CommitStep", "StartDraft"]
+    assert machine.handle(Drafted(3, B)) == [StartVerdict(4, 1, ("a",), B)]
+    assert kinds(machine.handle(Judged(4, NO))) == ["Stop", "StartRival"]
+
+
+def test_lookahead_judges_a_candidate_once_its_rival_is_written() -> None:
+    machine = Machine(LOOKAHEAD, 8)
+    machine.start()
+    assert kinds(machine.handle(Drafted(2, A))) == ["StartRival"]
+    assert StartVerdict(4, 0, (), A, B) in machine.handle(RivalDone(1, B))
+
+
+def test_lookahead_asks_no_judge_about_equal_texts() -> None:
+    machine = Machine(LOOKAHEAD, 8)
+    machine.start()
+    machine.handle(Drafted(2, A))
+    assert "StartVerdict" not in kinds(machine.handle(RivalDone(1, A)))
+    assert machine.committed == [A]
+
+
+def test_exact_keeps_the_targets_own_step_only() -> None:
+    machine = Machine(EXACT, 8)
+    machine.start()
+    machine.handle(Drafted(2, A))
+    machine.handle(Drafted(2, B))
+    commands = machine.handle(RivalDone(1, C))
+    assert machine.committed == [C]
+    assert commands[:1] == [Stop(2)]
+    assert not [command for command in commands if isinstance(command, StartVerdict)]
+
+
+def test_exact_learns_of_a_difference_behind_the_frontier_at_once() -> None:
+    machine = Machine(EXACT, 8)
+    machine.start()
+    machine.handle(Drafted(2, A))
+    machine.handle(Drafted(2, B))
+    # Call 3 is the rival for position 1, behind candidate A.
+    assert Stop(2) in machine.handle(RivalDone(3, C))
+
+
+def test_several_workers_write_for_the_frontier_and_the_first_accepted_is_kept() -> None:
+    machine = Machine(replace(FPSR, width=3), 8)
+    assert machine.start()[1:] == [
+        StartDraft(2, 0, (), 4),
+        StartDraft(3, 0, (), 1, lane=1),
+        StartDraft(4, 0, (), 1, lane=2),
+    ]
+    machine.handle(Drafted(2, A))
+    assert machine.handle(Drafted(4, B)) == [StartVerdict(6, 0, (), B)]
+    commands = machine.handle(Judged(6, YES))
+    assert machine.committed == [B]
+    # The chain's own candidate, its verdict, the other worker and the rival: all of them are stopped.
+    assert {command.call for command in commands if isinstance(command, Stop)} >= {1, 2, 3, 5}
+
+
+def test_the_rival_waits_for_every_candidate_of_the_frontier() -> None:
+    machine = Machine(replace(FPSR, width=2), 8)
+    machine.start()
+    machine.handle(Drafted(2, A))
+    machine.handle(Drafted(3, B))
+    machine.handle(Judged(4, NO))
+    machine.handle(RivalDone(1, C))
+    assert not machine.committed
+    machine.handle(Judged(5, NO))
+    assert machine.committed == [C]
+
+
+def test_the_first_steps_can_be_the_targets() -> None:
+    machine = Machine(replace(FPSR, first_on_target=2), 8)
+    assert machine.start() == [StartRival(1, 0, ())]
+    assert kinds(machine.handle(RivalDone(1, A))) == ["CommitStep", "StartRival"]
+    machine.handle(RivalDone(2, B))
+    assert machine.committed == [A, B]
+    assert machine._draft is not None
+
+
+def test_a_budget_of_tokens_ends_the_reasoning() -> None:
+    machine = Machine(FPSR, 8, max_tokens=10)
+    machine.start()
+    machine.handle(Drafted(2, Step("a", tokens=10)))
+    assert isinstance(machine.handle(Judged(3, YES))[-1], StartAnswer)
+
+
+def test_reasoning_in_circles_ends() -> None:
+    machine = Machine(TARGET, 8, max_repeats=2)
+    machine.start()
+    machine.handle(RivalDone(1, A))
+    machine.handle(RivalDone(1, A))
+    assert isinstance(machine.handle(RivalDone(1, A))[-1], StartAnswer)

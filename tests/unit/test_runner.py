@@ -28,7 +28,11 @@ from transformers import (
 
 from models.backends.transformers.config import HostSettings, ModelSettings
 from models.backends.transformers.engine import Engine
-from models.backends.transformers.errors import CancelledRequestError, OverloadedError
+from models.backends.transformers.errors import (
+    CancelledRequestError,
+    InvalidRequestError,
+    OverloadedError,
+)
 from models.backends.transformers.prompt import Prompt, PromptEncoder, parse_images
 from models.backends.transformers.request import Limits, Output, RawRequest, Request
 from models.backends.transformers.runner import Runner
@@ -79,17 +83,24 @@ class Served:
         model = ModelSettings(folder, dtype="float32", **settings)
         host = HostSettings()
         self.runner = Runner(model, CPU)
-        encoder = PromptEncoder(
+        self.encoder = PromptEncoder(
             self.runner.tokenizer, self.runner.processor, self.runner.image_token_id, 10**6
         )
-        self.engine = Engine(self.runner, encoder, model, host, lambda counts: None)
+        self.engine = Engine(self.runner, self.encoder, model, host, lambda counts: None)
         self.engine.start()
         self._limits = Limits(self.runner.max_model_len, 20, 8, 10**6)
 
-    def begin(self, text: str, sink: Collector | None = None, **params: Any) -> Collector:
+    def begin(
+        self, text: str, sink: Collector | None = None, images: tuple[bytes, ...] = (), **params: Any
+    ) -> Collector:
         sink = sink or Collector()
         params = {"temperature": 0, "ignore_eos": True, **params}
-        raw = RawRequest(text.encode(), sampling_parameters=json.dumps(params), exclude_input_in_output=True)
+        raw = RawRequest(
+            text.encode(),
+            [base64.b64encode(image) for image in images],
+            sampling_parameters=json.dumps(params),
+            exclude_input_in_output=True,
+        )
         self.engine.submit(Request.parse(raw, self._limits), sink)
         return sink
 
@@ -275,8 +286,60 @@ def test_positions_in_three_dimensions_follow_the_images(
             _, logits = runner.prefill(state, budget)
         tokens = [int(logits.argmax())]
         while len(tokens) < 12:
-            tokens.append(int(runner.decode([state], tokens[-1:])[0].argmax()))
+            (decoded,) = runner.decode([state], tokens[-1:])
+            assert isinstance(decoded, torch.Tensor)
+            tokens.append(int(decoded.argmax()))
         assert tokens == out[0, len(ids) :].tolist()
         runner.close(state)
         runner.share(state, np.concatenate([key, np.array(tokens)]))
     assert runner.store.counts.hits == 2
+
+
+def test_an_image_that_takes_long_to_process_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Served(make_tiny_model(tmp_path))
+    others_are_done, encode = threading.Event(), served.encoder.encode
+
+    def slow(text: str, images: Any) -> Prompt:
+        assert not images or others_are_done.wait(30)
+        return encode(text, images)
+
+    monkeypatch.setattr(served.encoder, "encode", slow)
+    prompt = "<|user|><image>what ?<|end|><|assistant|>"
+    waiting = served.begin(prompt, images=(picture(3),), max_tokens=4)
+    scored = served.begin(prompt, images=(picture(3),), max_tokens=1, logprobs=2)
+    assert served.begin(TEXT, max_tokens=8).text
+    others_are_done.set()
+    assert waiting.text
+    assert scored.text is not None
+    served.engine.stop()
+
+
+def test_an_image_that_is_none_is_an_error_of_its_request(tmp_path: Path) -> None:
+    served = Served(make_tiny_model(tmp_path))
+    bad = served.begin("<|user|><image>what ?", images=(b"no image",), max_tokens=4)
+    with pytest.raises(InvalidRequestError, match="cannot be decoded"):
+        _ = bad.text
+    assert served.begin(TEXT, max_tokens=4).text
+    served.engine.stop()
+
+
+def test_a_decode_step_that_fails_ends_that_sequence_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    served = Served(save(tmp_path, MODELS["gpt2"]()))
+    forward = served.runner._forward
+
+    def break_one(state: Any, ids: torch.Tensor, count: int, features: Any) -> torch.Tensor:
+        if count == 1 and state.length > 14 and len(state.prompt.ids) < 14:
+            raise RuntimeError("broken")
+        return forward(state, ids, count, features)
+
+    monkeypatch.setattr(served.runner, "_forward", break_one)
+    short, long = served.begin("the step is", max_tokens=30), served.begin(TEXT * 2, max_tokens=30)
+    assert long.text
+    with pytest.raises(RuntimeError, match="broken"):
+        _ = short.text
+    served.engine.stop()

@@ -64,10 +64,18 @@ def test_parameters_take_vllms_names_and_defaults() -> None:
     assert not parse(max_tokens=1).is_scoring
 
 
+def test_an_answer_ends_where_the_context_does() -> None:
+    assert parse(max_tokens=4096).max_tokens == 100
+
+
+def test_what_changes_nothing_may_be_said() -> None:
+    assert parse(n=1, skip_special_tokens=True, repetition_penalty=1.0, stop=None) == parse()
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"max_tokens": 101}, "max_tokens must be a whole number from 1 to 100"),
+        ({"max_tokens": 0}, "max_tokens must be a whole number from 1"),
         ({"max_tokens": True}, "max_tokens"),
         ({"max_tokens": 1.5}, "max_tokens"),
         ({"max_tokens": 5, "min_tokens": 6}, "min_tokens must be a whole number from 0 to 5"),
@@ -78,6 +86,7 @@ def test_parameters_take_vllms_names_and_defaults() -> None:
         ({"stop": ["a" * 257]}, "256 characters"),
         ({"ignore_eos": 1}, "ignore_eos"),
         ({"n": 2}, "unknown key `n`"),
+        ({"presence_penalty": 0.5}, "unknown key `presence_penalty`"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, object], words: str) -> None:

@@ -20,7 +20,14 @@ from dreamr.v1 import (
     verifier_pb2_grpc,
 )
 from services.common.interceptor import StatusInterceptor
-from services.common.pair import ReasoningSettings, TbvmSettings
+from services.common.pair import (
+    DigitSettings,
+    EquivalenceSettings,
+    ModelSettings,
+    Pair,
+    ReasoningSettings,
+    TbvmSettings,
+)
 from services.common.prompts import Prompts
 from services.common.steps import StepWriter
 from services.common.triton import TritonModel
@@ -30,7 +37,16 @@ from services.verifier.service import VerifierService
 from tests.unit.fake_triton import FakeTriton, Say, Seen, serving, serving_triton
 
 LIMITS = ReasoningSettings(max_question_chars=100, min_images=1, max_images=1)
-RULE = TbvmSettings(instruction="is it right ?", alpha=0.7, mass_floor=0.1)
+MODEL = ModelSettings(triton_model="m", template=Path())
+PAIR = Pair(
+    name="test",
+    draft=MODEL,
+    target=MODEL,
+    reasoning=LIMITS,
+    tbvm=TbvmSettings(instruction="is it right ?", alpha=0.7, mass_floor=0.1),
+    digit=DigitSettings(instruction="which digit ?"),
+    equivalence=EquivalenceSettings(instruction="is it {rival} ?"),
+)
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{% if m['content'] is string %}{{ m['content'] }}{% else %}"
     "{% for p in m['content'] %}{{ p['text'] if p['type'] == 'text' else '<image>' }}{% endfor %}{% endif %}"
@@ -85,8 +101,7 @@ def start(prompts: Prompts) -> Start:
                 async with grpc.aio.insecure_channel(target or first) as to_target:
                     verifier = VerifierService(
                         target_pb2_grpc.TargetServiceStub(to_target),
-                        RULE,
-                        LIMITS,
+                        PAIR,
                         top=20,
                         judge_seconds=judge_seconds,
                     )
@@ -184,6 +199,46 @@ async def test_the_verifier_compares_the_score_with_alpha(
     assert verdict.score == pytest.approx(positive / (positive + negative))
     assert "one .\n\n<user>is it right ?<assistant>" in seen.prompt
     assert seen.parameters == {"max_tokens": 1, "temperature": 0, "logprobs": 20}
+
+
+def digits(**shares: float) -> list[Say]:
+    from math import log
+
+    place = {
+        str(number): {"logprob": log(share), "rank": number, "decoded_token": text.removeprefix("d")}
+        for number, (text, share) in enumerate(shares.items(), 1)
+    }
+    return [Say("x", "length", logprobs=[place])]
+
+
+async def test_specreasons_judge_gives_a_digit(start: Start) -> None:
+    async with start(lambda _: digits(d9=0.6, d2=0.2)) as cluster:
+        request = verifier_pb2.VerifyRequest(
+            context=ahead(),
+            candidate=common_pb2.Step(text="one ."),
+            rule=verifier_pb2.VERIFICATION_RULE_DIGIT,
+        )
+        verdict = (await cluster.verifier.Verify(request, timeout=5)).verdict
+        assert "<user>which digit ?<assistant>" in cluster.triton.seen[0].prompt
+    assert verdict.accept
+    assert verdict.score == pytest.approx((9 * 0.6 + 2 * 0.2) / 0.8 / 9)
+    assert verdict.alpha == pytest.approx(7 / 9)
+
+
+async def test_equivalence_is_asked_about_the_rival(start: Start) -> None:
+    async with start(lambda _: judged(0.3, 0.6)) as cluster:
+        request = verifier_pb2.VerifyRequest(
+            context=ahead(),
+            candidate=common_pb2.Step(text="one ."),
+            rule=verifier_pb2.VERIFICATION_RULE_EQUIVALENCE,
+            rival=common_pb2.Step(text="eins ."),
+        )
+        verdict = (await cluster.verifier.Verify(request, timeout=5)).verdict
+        assert "<user>is it eins . ?<assistant>" in cluster.triton.seen[0].prompt
+        request.ClearField("rival")
+        with pytest.raises(grpc.aio.AioRpcError, match="rival: must be given"):
+            await cluster.verifier.Verify(request, timeout=5)
+    assert not verdict.accept
 
 
 async def test_a_truncated_candidate_is_rejected_without_a_call(start: Start) -> None:

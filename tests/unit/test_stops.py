@@ -41,6 +41,13 @@ def test_too_early_a_stop_is_text() -> None:
     assert text.text == "a.bc"
 
 
+def test_a_long_stop_does_not_reach_back_for_a_short_one() -> None:
+    text = StopText([".", "a long stop"], False)
+    assert not text.push("a.", active=False)
+    assert not text.push("b")
+    assert text.text == "a.b"
+
+
 @given(
     st.text("ab\n", max_size=30),
     st.lists(st.integers(1, 4), max_size=30),
@@ -62,6 +69,7 @@ def test_pieces_do_not_matter_and_what_was_shown_stays(
     else:
         assert not any(stop in text for stop in stops)
         assert whole.startswith(text)
+        assert len(text) >= min(whole.index(stop) for stop in stops if stop in whole)
 
 
 def test_characters_of_several_tokens_appear_when_they_are_whole() -> None:

@@ -15,7 +15,16 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Engine arguments of vLLM that steer its GPU memory and compilation: right in a model.json, without meaning
 # here.
 VLLM_ONLY = frozenset(
-    {"gpu_memory_utilization", "enforce_eager", "disable_log_stats", "tensor_parallel_size"}
+    {
+        "disable_log_requests",
+        "disable_log_stats",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "pipeline_parallel_size",
+        "seed",
+        "swap_space",
+        "tensor_parallel_size",
+    }
 )
 
 
@@ -33,7 +42,6 @@ class ModelSettings:
     enable_prefix_caching: bool = True
     kv_cache_memory_bytes: int = 256 << 20
     limit_mm_per_prompt: dict[str, int] = field(default_factory=lambda: {"image": 8})
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

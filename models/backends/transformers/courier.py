@@ -59,7 +59,7 @@ class Courier:
                 errand()
             except Exception:
                 # The caller may be gone in the middle of it; others' responses must still go out.
-                log.exception("a response could not be delivered")
+                log.exception("an errand failed")
 
 
 class CourierSink:
@@ -116,10 +116,19 @@ class CourierSink:
     def _deliver(self) -> None:
         with self._lock:
             output, self._pending = self._pending, None
+        if self._ended:
+            return
         assert output is not None
         self._ended = output.finish_reason is not None
-        self._receiver.deliver(output)
+        try:
+            self._receiver.deliver(output)
+        except Exception as error:
+            # A piece is lost, so the whole cannot be right: the caller is told, the engine stops.
+            log.exception("a response could not be delivered")
+            self._ended = self._cancelled = True
+            self._receiver.deliver_error(error)
 
     def _deliver_error(self, error: Exception) -> None:
-        self._ended = True
-        self._receiver.deliver_error(error)
+        if not self._ended:
+            self._ended = True
+            self._receiver.deliver_error(error)

@@ -3,7 +3,8 @@
 An iteration first computes what scores need (one token with log-probabilities: someone waits for a
 verdict), then pieces of other prompts, all within a budget of tokens, then one decode step for every
 active request. Before each forward the engine looks whether the request was cancelled, so that a
-cancelled request costs at most the forward that is under way.
+cancelled request costs at most the forward that is under way. Images are decoded and processed in another
+thread, since that may take longer than many iterations.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,6 +73,8 @@ class Engine:
         self._wake = threading.Condition()
         self._inbox: deque[Sequence] = deque()
         self._stopping = False
+        self._images = ThreadPoolExecutor(1, thread_name_prefix="images")
+        self._encoding: set[Sequence] = set()
         self._waiting: deque[Sequence] = deque()
         self._cursor = 0
         self._scores: list[Sequence] = []
@@ -87,6 +91,7 @@ class Engine:
             self._stopping = True
             self._wake.notify()
         self._thread.join(timeout)
+        self._images.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, request: Request, sink: Sink) -> None:
         """Queue a request; raises OverloadedError when `max_queue_size` are waiting."""
@@ -94,7 +99,7 @@ class Engine:
         with self._wake:
             if self._stopping:
                 raise OverloadedError("the model is being unloaded")
-            queued = len(self._inbox) + len(self._waiting) + len(self._scores)
+            queued = len(self._inbox) + len(self._encoding) + len(self._waiting) + len(self._scores)
             if queued >= self._max_queue + self._free_slots():
                 raise OverloadedError(f"the queue is full: {self._max_queue} requests wait (MAX_QUEUE_SIZE)")
             self._inbox.append(sequence)
@@ -137,7 +142,7 @@ class Engine:
 
     def _iterate(self, arrived: Iterable[Sequence]) -> None:
         for sequence in arrived:
-            (self._scores if sequence.request.params.is_scoring else self._waiting).append(sequence)
+            self._admit(sequence)
         self._drop_cancelled_waiting()
         while self._waiting and len(self._running) < self._settings.max_num_seqs:
             self._running.append(self._waiting.popleft())
@@ -150,6 +155,30 @@ class Engine:
         self._scores = [sequence for sequence in self._scores if sequence.finish_reason is None]
         self._running = [sequence for sequence in self._running if sequence.finish_reason is None]
         self._note()
+
+    def _admit(self, sequence: Sequence) -> None:
+        """Puts an arrival where it belongs; one whose images must be processed arrives a second time."""
+        request, encoded = sequence.request, sequence in self._encoding
+        self._encoding.discard(sequence)
+        if sequence.finish_reason is not None:
+            return
+        if sequence.failure:
+            self._end(sequence, sequence.failure)
+        elif not encoded and not self._encoder.is_quick(request.text, request.images):
+            self._encoding.add(sequence)
+            self._images.submit(self._encode, sequence)
+        else:
+            (self._scores if request.params.is_scoring else self._waiting).append(sequence)
+
+    def _encode(self, sequence: Sequence) -> None:
+        """Makes a prompt with images; runs in the images' thread."""
+        try:
+            sequence.prompt = self._encoder.encode(sequence.request.text, sequence.request.images)
+        except Exception as error:  # noqa: BLE001 - the engine tells the caller
+            sequence.failure = error
+        with self._wake:
+            self._inbox.append(sequence)
+            self._wake.notify()
 
     def _drop_cancelled_waiting(self) -> None:
         for _ in range(min(len(self._waiting), WAITING_CHECKS)):
@@ -186,7 +215,7 @@ class Engine:
         state = sequence.state
         if state is None:
             request = sequence.request
-            prompt = self._encoder.encode(request.text, request.images)
+            prompt = sequence.prompt or self._encoder.encode(request.text, request.images)
             if len(prompt.ids) >= self._runner.max_model_len:
                 raise InvalidRequestError(
                     f"text_input: {len(prompt.ids)} tokens leave no room for an answer within max_model_len "
@@ -225,6 +254,8 @@ class Engine:
             return
         for (sequence, _), row in zip(going, logits, strict=True):
             try:
+                if isinstance(row, Exception):
+                    raise row
                 self._take(sequence, row)
             except Exception as error:
                 log.exception("a request failed in the engine")
@@ -256,7 +287,8 @@ class Engine:
         sequence.finish_reason = "error"
         if isinstance(error, CancelledRequestError):
             self.counts.cancelled += 1
-            self._release(sequence)
+            with contextlib.suppress(Exception):  # at worst nothing is shared; the caller must be told
+                self._release(sequence)
         else:
             # What a failed forward has left behind is not to be trusted.
             self.counts.failed += 1
@@ -265,10 +297,10 @@ class Engine:
             sequence.sink.fail(error)
 
     def _fail_all(self, arrived: Iterable[Sequence], error: Exception) -> None:
-        everyone = {id(found): found for found in (*arrived, *self._scores, *self._running, *self._waiting)}
+        everyone = {*arrived, *self._encoding, *self._scores, *self._running, *self._waiting}
         self._scores, self._running = [], []
         self._waiting.clear()
-        for sequence in everyone.values():
+        for sequence in everyone:
             if sequence.finish_reason is None:
                 self._end(sequence, error)
         with contextlib.suppress(Exception):
@@ -286,7 +318,7 @@ class Engine:
             self._dirty = False
             self._reported_at = now
             self.counts.active = len(self._scores) + len(self._running)
-            self.counts.waiting = len(self._waiting)
+            self.counts.waiting = len(self._waiting) + len(self._encoding)
             try:
                 self._report(self.counts)
             except Exception:

@@ -185,7 +185,8 @@ class Instance:
         return json.dumps(
             [
                 {
-                    token: {"logprob": logprob, "rank": rank, "decoded_token": text_of(token)}
+                    # JSON has no minus infinity.
+                    token: {"logprob": max(logprob, -9999.0), "rank": rank, "decoded_token": text_of(token)}
                     for token, logprob, rank in found.entries
                 }
                 for found in output.logprobs

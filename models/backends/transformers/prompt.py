@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import io
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from PIL import Image
 from .errors import InvalidRequestError
 from .kv_cache import Key
 
-HEADS_KEPT = 32
+HEADS_BYTES = 64 << 20
+"""Processed images that are kept at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,10 @@ class PromptEncoder:
         self._image_token_id = image_token_id
         self._max_pixels = max_pixels
         self._placeholder: str | None = getattr(processor, "image_token", None)
+        # Read by the engine, written by whoever processes images.
+        self._lock = threading.Lock()
         self._heads: OrderedDict[bytes, tuple[list[int], dict[str, torch.Tensor]]] = OrderedDict()
+        self._heads_bytes = 0
         # Some processors write more around an image than its tokens; then heads cannot be kept apart from
         # the rest.
         self._splittable = self._placeholder is not None
@@ -134,6 +139,10 @@ class PromptEncoder:
         ids, features = self._with_images(text, images)
         return self._prompt(ids, features, images)
 
+    def is_quick(self, text: str, images: tuple[EncodedImage, ...]) -> bool:
+        """Whether `encode` has no image to decode and process, which may take seconds."""
+        return not images or self._head(self._name(text, images)[0]) is not None
+
     def _tokens(self, text: str, *, first: bool) -> list[int]:
         # A chat template may have written the first token of the sequence itself: never twice.
         bos = self._tokenizer.bos_token
@@ -147,13 +156,8 @@ class PromptEncoder:
     def _with_images(
         self, text: str, images: tuple[EncodedImage, ...]
     ) -> tuple[list[int], dict[str, torch.Tensor]]:
-        cut = text.rindex(self._placeholder) + len(self._placeholder) if self._placeholder else 0
-        digest = hashlib.blake2b(text[:cut].encode(), digest_size=16)
-        for image in images:
-            digest.update(image.digest)
-        name = digest.digest()
-        if self._splittable and (head := self._heads.get(name)) is not None:
-            self._heads.move_to_end(name)
+        name, cut = self._name(text, images)
+        if head := self._head(name):
             ids, features = head
             return ids + self._tokens(text[cut:], first=False), features
         ids, features = self._process(text, images)
@@ -164,10 +168,33 @@ class PromptEncoder:
             # processed whole.
             self._splittable = head_ids + tail == ids and head_ids[-1:] == [self._image_token_id]
             if self._splittable and all(value.shape[:2] != (1, len(ids)) for value in features.values()):
-                self._heads[name] = (head_ids, features)
-                if len(self._heads) > HEADS_KEPT:
-                    self._heads.popitem(last=False)
+                self._keep(name, head_ids, features)
         return ids, features
+
+    def _name(self, text: str, images: tuple[EncodedImage, ...]) -> tuple[bytes, int]:
+        """What a prompt's head is kept by, and where the head ends in the text."""
+        place = text.rfind(self._placeholder) if self._placeholder else -1
+        cut = place + len(self._placeholder) if self._placeholder and place >= 0 else 0
+        digest = hashlib.blake2b(text[:cut].encode(), digest_size=16)
+        for image in images:
+            digest.update(image.digest)
+        return digest.digest(), cut
+
+    def _head(self, name: bytes) -> tuple[list[int], dict[str, torch.Tensor]] | None:
+        with self._lock:
+            head = self._heads.get(name) if self._splittable else None
+            if head:
+                self._heads.move_to_end(name)
+            return head
+
+    def _keep(self, name: bytes, ids: list[int], features: dict[str, torch.Tensor]) -> None:
+        with self._lock:
+            if name not in self._heads:
+                self._heads[name] = (ids, features)
+                self._heads_bytes += _bytes(features)
+            while self._heads_bytes > HEADS_BYTES:
+                _, (_, dropped) = self._heads.popitem(last=False)
+                self._heads_bytes -= _bytes(dropped)
 
     def _process(
         self, text: str, images: tuple[EncodedImage, ...]
@@ -198,3 +225,7 @@ class PromptEncoder:
         content = hashlib.blake2b(b"".join(image.digest for image in images), digest_size=7).digest()
         key[places] = -1 - int.from_bytes(content)
         return Prompt(tuple(ids), key, int(places[0]), int(places[-1]) + 1, features)
+
+
+def _bytes(features: dict[str, torch.Tensor]) -> int:
+    return sum(value.nbytes for value in features.values())

@@ -116,7 +116,11 @@ class Runner:
         prompt = Prompt(ids, np.array(ids, dtype=np.int64), 0, 0, {})
         state = self.open(prompt, 2)
         self.store.counts = StoreCounts()
-        logits = [self.prefill(state, 4)[1], self.prefill(state, 256)[1], *self.decode([state], [0])]
+        logits = [self.prefill(state, 4)[1], self.prefill(state, 256)[1]]
+        (decoded,) = self.decode([state], [0])
+        if isinstance(decoded, Exception):
+            raise decoded
+        logits.append(decoded)
         return [found for found in logits if found is not None]
 
     def open(self, prompt: Prompt, max_tokens: int) -> SequenceState:
@@ -165,18 +169,24 @@ class Runner:
         return end - start, logits if end == len(prompt.ids) else None
 
     @torch.inference_mode()
-    def decode(self, states: list[SequenceState], tokens: list[int]) -> list[torch.Tensor]:
-        """Append a token to each sequence and return the logits (vocabulary,) of what follows each."""
+    def decode(self, states: list[SequenceState], tokens: list[int]) -> list[torch.Tensor | Exception]:
+        """Append a token to each sequence and return the logits (vocabulary,) of what follows each.
+
+        Where sequences are computed one by one, a failure takes its sequence's place.
+        """
         if self.fused is None:
-            return [
-                self._forward(state, torch.tensor([[token]], device=self.device), 1, {})
-                for state, token in zip(states, tokens, strict=True)
-            ]
+            return [self._decode_one(state, token) for state, token in zip(states, tokens, strict=True)]
         arenas = [self._reserve(state, 1) for state in states]
         logits = self.fused.decode(tokens, arenas)
         for state in states:
             state.length += 1
         return list(logits)
+
+    def _decode_one(self, state: SequenceState, token: int) -> torch.Tensor | Exception:
+        try:
+            return self._forward(state, torch.tensor([[token]], device=self.device), 1, {})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others' steps are not touched by it
+            return error
 
     def _reserve(self, state: SequenceState, count: int) -> Arena:
         arena, end = state.arena, state.length + count

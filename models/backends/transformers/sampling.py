@@ -11,6 +11,18 @@ from .errors import InvalidRequestError
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+_WITHOUT_EFFECT: dict[str, object] = {
+    "n": 1,
+    "best_of": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "min_p": 0,
+    "stop_token_ids": [],
+    "skip_special_tokens": True,
+    "detokenize": True,
+}
+"""Parameters of vLLM that this backend does not have, with the values that change nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +54,18 @@ class SamplingParams:
             raise InvalidRequestError(f"sampling_parameters is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise InvalidRequestError("sampling_parameters must be a JSON object")
+        # A client may spell out what it leaves as it is.
+        values = {
+            key: value
+            for key, value in values.items()
+            if value is not None and not (key in _WITHOUT_EFFECT and value == _WITHOUT_EFFECT[key])
+        }
         unknown = sorted(set(values) - {entry.name for entry in fields(cls)})
         if unknown:
             known = ", ".join(entry.name for entry in fields(cls))
             raise InvalidRequestError(f"sampling_parameters: unknown key `{unknown[0]}`; known are {known}")
-        max_tokens = _whole(values, "max_tokens", 16, 1, max_model_len)
+        # As in vLLM, an answer ends where the model's context does, however much was asked for.
+        max_tokens = min(_whole(values, "max_tokens", 16, 1, 1 << 31), max_model_len)
         return cls(
             max_tokens=max_tokens,
             min_tokens=_whole(values, "min_tokens", 0, 0, max_tokens),
@@ -138,7 +157,11 @@ class Sampler:
             logits = logits.clone()
             logits[list(forbidden)] = float("-inf")
         if self._params.temperature == 0:
-            return int(logits.argmax())
+            token = int(logits.argmax())
+            # NaN counts as the largest.
+            if math.isnan(float(logits[token])):
+                raise ArithmeticError("the model computed NaN")
+            return token
         probabilities = self._filtered(logits.float().cpu() / max(self._params.temperature, 1e-5)).softmax(-1)
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
 

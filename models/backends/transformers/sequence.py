@@ -21,6 +21,7 @@ class Sequence:
         "_sent_tokens",
         "_text",
         "_want_logprobs",
+        "failure",
         "finish_reason",
         "limit",
         "prefilled",
@@ -35,6 +36,8 @@ class Sequence:
         self.request = request
         self.sink = sink
         self.prompt: Prompt | None = None
+        # Why there is no prompt, where somebody else than the engine tried to make it.
+        self.failure: Exception | None = None
         self.state: SequenceState | None = None
         self.prefilled = False
         self.limit = 0

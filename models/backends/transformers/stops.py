@@ -13,7 +13,7 @@ class Detokenizer:
     tokenizer may write a token otherwise at the start of a text than within it.
     """
 
-    __slots__ = ("_decode", "_known", "_pending", "_prefix_length", "_window")
+    __slots__ = ("_decode", "_known", "_window")
     _CONTEXT = 5
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt_ids: Sequence[int]) -> None:
@@ -56,15 +56,16 @@ class StopText:
         """
         if not added:
             return False
-        search_from = max(0, len(self.text) - self._longest + 1)
+        before = len(self.text)
         self.text += added
         if not active or not self._stops:
             return False
         found = min(
             (
-                (self.text.find(stop, search_from), -len(stop), stop)
+                (start, -len(stop), stop)
                 for stop in self._stops
-                if stop in self.text[search_from:]
+                # A stop must end within what is new: what came too early to stop stays.
+                if (start := self.text.find(stop, max(0, before - len(stop) + 1))) >= 0
             ),
             default=None,
         )

@@ -1,0 +1,41 @@
+"""What a cluster of our own has spent: CPU time of all its processes, tokens of its models."""
+
+from dataclasses import dataclass
+
+from bench import cpu
+from bench.models import at_rest
+from dreamr.cluster.cluster import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """So far, or between two readings.
+
+    Attributes:
+        tokens: generated, by model; those of cancelled requests too.
+    """
+
+    cpu_seconds: float
+    tokens: dict[str, int]
+
+    def since(self, before: "Reading") -> "Reading":
+        """What was spent between two readings."""
+        spent = {model: count - before.tokens[model] for model, count in self.tokens.items()}
+        return Reading(self.cpu_seconds - before.cpu_seconds, spent)
+
+
+class Meter:
+    """Reads a cluster's counters once its models are at rest, so that nothing is booked to the next request."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    async def read(self) -> Reading:
+        """Waits until no request is active.
+
+        Raises:
+            TimeoutError: one still is after ten seconds.
+        """
+        engines = await at_rest(self._cluster.triton.metrics_address)
+        tokens = {model: engine.generated_tokens for model, engine in engines.items()}
+        return Reading(cpu.seconds(self._cluster.pids().values()), tokens)

@@ -1,0 +1,66 @@
+"""SpecReason's judge (arXiv 2504.07891): the target gives a step a digit from 0 to 9. Without I/O."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dreamr.v1 import common_pb2
+from services.verifier.tbvm import word_of
+
+BEST = 9
+# A threshold of seven over nine must not be missed by rounding.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Digit:
+    """The rule for one pair.
+
+    Attributes:
+        expected: score by the mean of the digits (the paper's finer scoring), else by the likeliest digit.
+        mass_floor: probability of all digits below which the judge is held to have said nothing.
+    """
+
+    expected: bool
+    mass_floor: float
+
+    def judge(self, tokens: Iterable[tuple[str, float]], alpha: float) -> common_pb2.Verdict:
+        """Judges from the likeliest next tokens, given as (text, natural log-probability).
+
+        The verdict's score is the digit over nine; p_pos and p_neg are the probabilities of digits that
+        reach alpha and that do not.
+        """
+        digits = [0.0] * (BEST + 1)
+        seen = False
+        for text, logprob in tokens:
+            seen = True
+            word = word_of(text)
+            if len(word) == 1 and word in "0123456789":
+                digits[int(word)] += math.exp(logprob)
+        mass = sum(digits)
+        if mass == 0:
+            value = 0.0
+        elif self.expected:
+            value = sum(digit * share for digit, share in enumerate(digits)) / mass
+        else:
+            value = float(digits.index(max(digits)))
+        p_pos = sum(share for digit, share in enumerate(digits) if _reaches(digit, alpha))
+        if not seen:
+            reason = common_pb2.VERDICT_REASON_NO_LOGPROBS
+        elif mass < self.mass_floor or mass == 0:
+            reason = common_pb2.VERDICT_REASON_LOW_MASS
+        else:
+            reason = common_pb2.VERDICT_REASON_SCORE
+        return common_pb2.Verdict(
+            accept=reason == common_pb2.VERDICT_REASON_SCORE and _reaches(value, alpha),
+            reason=reason,
+            p_pos=p_pos,
+            p_neg=mass - p_pos,
+            score=value / BEST,
+            alpha=alpha,
+            mass=mass,
+        )
+
+
+def _reaches(value: float, alpha: float) -> bool:
+    return value / BEST >= alpha - _ROUNDING

@@ -23,6 +23,14 @@ log = structlog.get_logger()
 class StatusInterceptor(grpc.aio.ServerInterceptor):
     """Wraps unary and server-streaming methods; health and reflection pass through it as well."""
 
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    async def idle(self, seconds: float) -> None:
+        """Waits until no handler runs, or not longer than that: a stopping server cancels and does not wait."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
@@ -36,13 +44,36 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         name = method.rsplit("/", 1)[-1]
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                _unary(handler.unary_unary, name),
+                self._watched(_unary(handler.unary_unary, name)),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         return grpc.unary_stream_rpc_method_handler(
-            _stream(handler.unary_stream, name), handler.request_deserializer, handler.response_serializer
+            self._watched(_stream(handler.unary_stream, name)),
+            handler.request_deserializer,
+            handler.response_serializer,
         )
+
+    def _watched(self, behaviour: Any) -> Any:
+        """The same behaviour, known to `idle` while it runs. gRPC runs each call in a task of its own."""
+
+        def enter() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+        async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            enter()
+            return await behaviour(request, context)
+
+        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            enter()
+            async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return unary if inspect.iscoroutinefunction(behaviour) else stream
 
 
 def _unary(behaviour: Any, method: str) -> Any:

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services.common import logs
 from services.common.channel import SERVER_OPTIONS
+from services.common.errors import OverloadedError
 from services.common.interceptor import StatusInterceptor
 from services.common.settings import ServiceSettings
 
@@ -26,6 +27,8 @@ Probe = Callable[[], Awaitable[None]]
 
 Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Probe]]
 """Adds the service to the server, yields its probe, and closes what it opened."""
+
+LAST_WORDS_SECONDS = 3.0
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -52,8 +55,9 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    interceptor = StatusInterceptor()
     server = grpc.aio.server(
-        interceptors=[StatusInterceptor()],
+        interceptors=[interceptor],
         options=SERVER_OPTIONS,
         maximum_concurrent_rpcs=settings.max_calls,
     )
@@ -80,6 +84,8 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
             log.info("draining", seconds=settings.drain_seconds)
             await checks.enter_graceful_shutdown()
             await server.stop(settings.drain_seconds)
+            # What was cancelled still has its last word with the store.
+            await interceptor.idle(LAST_WORDS_SECONDS)
 
 
 async def _first_probe(probe: Probe, settings: ServiceSettings, stop: asyncio.Event) -> bool:
@@ -118,6 +124,8 @@ async def _watched(
                 async with asyncio.timeout(settings.probe_seconds):
                     await probe()
                 now = True
+            except OverloadedError:
+                now = True  # busy is not dead
             except Exception as error:  # noqa: BLE001 - whatever it is, it is why we are not healthy
                 now = False
                 if healthy:

@@ -47,7 +47,9 @@ class ServiceSettings(BaseSettings):
     startup_seconds: float = Field(default=60.0, gt=0, description="how long to wait for what is needed")
     probe_seconds: float = Field(default=5.0, gt=0, description="time between two health probes")
     max_calls: int = Field(default=256, ge=1, description="calls in flight at most")
-    max_call_seconds: float = Field(default=120.0, gt=0, description="deadline of a call that brings none")
+    max_call_seconds: float = Field(
+        default=600.0, gt=0, description="how long a call may take, also where it brings a later deadline"
+    )
 
     @classmethod
     def load(cls, arguments: list[str]) -> Self:

@@ -1,6 +1,7 @@
 """`python -m services.gateway`"""
 
 import asyncio
+import math
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ def main() -> None:
     async def open_service(server: grpc.aio.Server) -> AsyncIterator[Probe]:
         pair = Pair.load(settings.pair)
         store: Store = (
-            RedisStore(settings.redis, settings.session_ttl_seconds)
+            RedisStore(settings.redis, max(settings.session_ttl_seconds, math.ceil(settings.max_call_seconds)))
             if settings.redis
             else MemoryStore(settings.session_ttl_seconds)
         )

@@ -1,6 +1,9 @@
 """`Parts` over gRPC: the calls of one session, retried on another replica from where they are."""
 
 import asyncio
+import hashlib
+import itertools
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from dreamr.v1 import (
     verifier_pb2,
     verifier_pb2_grpc,
 )
-from services.common.errors import LateError, UnavailableError, from_rpc
+from services.common.errors import LateError, OverloadedError, UnavailableError, from_rpc
 from services.gateway import convert
 from services.gateway.messages import StartAnswer, StartDraft, StartRival, StartVerdict, Step, Verdict
 from services.gateway.parts import Answer, Progress
@@ -30,6 +33,8 @@ Result = TypeVar("Result")
 # Seconds before each further attempt. Nobody stands in for the target, so one that restarts is waited for;
 # for draft and verifier the target stands in, so they are asked on every replica and not waited for.
 _PATIENT = (0.1, 0.2)
+# A target that is full will have room again: it is asked until the session's deadline, ever more seldom.
+_FULL_SECONDS, _FULL_MOST = 0.05, 1.0
 
 # Workers that write for the same position must not write the same; a greedy request is drawn at this
 # temperature in all lanes but the first.
@@ -42,8 +47,23 @@ _RULES = {
 }
 
 
-def _waits(part: str, replicas: int) -> Sequence[float]:
-    return _PATIENT if part == "target" else (0.0,) * max(1, replicas - 1)
+
+class _Patience:
+    """Whether, and after how long, a part that failed is asked again."""
+
+    def __init__(self, part: str, replicas: int) -> None:
+        self._is_target = part == "target"
+        others = (0.0,) * (replicas - 1)
+        self._down = iter((*others, *_PATIENT) if self._is_target else others or (0.0,))
+        self._full = _FULL_SECONDS
+
+    def seconds(self, failure: Exception) -> float | None:
+        """Seconds to wait; None when it is not to be asked again."""
+        if isinstance(failure, OverloadedError) and self._is_target:
+            seconds, self._full = self._full, min(self._full * 2, _FULL_MOST)
+            # Many sessions wait: they must not all come back at once.
+            return seconds * random.uniform(0.5, 1.5)
+        return next(self._down, None) if isinstance(failure, UnavailableError) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +121,7 @@ class ClusterParts:
             context=self._ahead(start.prefix),
             max_steps=start.steps,
             max_step_tokens=self._plan.max_step_tokens,
-            sampling=self._drawn(start.lane),
+            sampling=self._drawn(f"draft {start.index} {start.lane}", start.lane),
         )
         # Each lane begins at another worker.
         first = start.lane % len(self._draft)
@@ -118,7 +138,7 @@ class ClusterParts:
             context=self._ahead(start.prefix),
             max_steps=start.steps,
             max_step_tokens=self._plan.max_step_tokens,
-            sampling=self._plan.sampling,
+            sampling=self._drawn(f"target {start.index}"),
         )
         methods = [stub.Generate for stub in self._target]
         async with aclosing(self._stream("target", methods, request, _written)) as responses:
@@ -147,20 +167,21 @@ class ClusterParts:
         request = target_pb2.AnswerRequest(
             context=self._ahead(start.steps),
             max_tokens=self._plan.max_answer_tokens,
-            sampling=self._plan.sampling,
+            sampling=self._drawn("answer"),
         )
         response = await self._call("target", [stub.Answer for stub in self._target], request)
         return Answer(response.text, response.usage.output_tokens, response.truncated)
 
-    def _drawn(self, lane: int) -> common_pb2.Sampling:
-        sampling = self._plan.sampling
-        if lane == 0:
-            return sampling
-        return common_pb2.Sampling(
-            temperature=sampling.temperature or _LANE_TEMPERATURE,
-            top_p=sampling.top_p if sampling.HasField("top_p") else None,
-            seed=sampling.seed + lane if sampling.HasField("seed") else None,
-        )
+    def _drawn(self, what: str, lane: int = 0) -> common_pb2.Sampling:
+        """How `what` is drawn: by a seed of its own, or all draws of a session would be alike."""
+        sampling = common_pb2.Sampling()
+        sampling.CopyFrom(self._plan.sampling)
+        if lane and not sampling.temperature:
+            sampling.temperature = _LANE_TEMPERATURE
+        if sampling.HasField("seed"):
+            digest = hashlib.blake2b(f"{sampling.seed}|{what}".encode(), digest_size=8).digest()
+            sampling.seed = int.from_bytes(digest) >> 1  # engines take signed numbers
+        return sampling
 
     def _ahead(self, steps: Sequence[str]) -> common_pb2.Context:
         context = self._context
@@ -181,13 +202,13 @@ class ClusterParts:
         request: Any,
         most: float = float("inf"),
     ) -> Result:
-        waits = _waits(part, len(methods))
-        for attempt in range(len(waits) + 1):
+        patience = _Patience(part, len(methods))
+        for method in itertools.cycle(methods):
             try:
-                return await methods[attempt % len(methods)](request, timeout=min(most, self._seconds()))
+                return await method(request, timeout=min(most, self._seconds()))
             except grpc.aio.AioRpcError as error:
-                await self._wait_or_raise(from_rpc(error, part), waits[attempt:])
-        raise AssertionError("the last attempt raises")
+                await self._wait_or_raise(from_rpc(error, part), patience)
+        raise AssertionError("the cycle has no end")
 
     async def _stream(
         self,
@@ -197,9 +218,9 @@ class ClusterParts:
         step_of: Callable[[Any], common_pb2.Step | None],
     ) -> AsyncGenerator[Any, None]:
         more = True
-        waits = _waits(part, len(methods))
-        for attempt in range(len(waits) + 1):
-            call = methods[attempt % len(methods)](request, timeout=self._seconds())
+        patience = _Patience(part, len(methods))
+        for method in itertools.cycle(methods):
+            call = method(request, timeout=self._seconds())
             try:
                 async for response in call:
                     if step := step_of(response):
@@ -208,18 +229,18 @@ class ClusterParts:
             except grpc.aio.AioRpcError as error:
                 if not more:
                     return
-                await self._wait_or_raise(from_rpc(error, part), waits[attempt:])
+                await self._wait_or_raise(from_rpc(error, part), patience)
             else:
                 return
             finally:
                 # Leaving the loop cancels nothing by itself; this reaches the model within an iteration.
                 call.cancel()
 
-    async def _wait_or_raise(self, failure: Exception, waits: Sequence[float]) -> None:
-        """Only a part that is down is worth another attempt, while there are any left."""
-        if not isinstance(failure, UnavailableError) or not waits:
+    async def _wait_or_raise(self, failure: Exception, patience: _Patience) -> None:
+        seconds = patience.seconds(failure)
+        if seconds is None or seconds >= self._seconds():
             raise failure
-        await asyncio.sleep(min(waits[0], self._seconds()))
+        await asyncio.sleep(seconds)
 
 
 def _written(response: target_pb2.GenerateResponse) -> common_pb2.Step | None:

@@ -35,8 +35,8 @@ def verdict_from(message: common_pb2.Verdict) -> Verdict:
     )
 
 
-def verdict_to(verdict: Verdict, seconds: float = 0.0) -> common_pb2.Verdict:
-    """The API's verdict; `seconds` is how long it took."""
+def verdict_to(verdict: Verdict) -> common_pb2.Verdict:
+    """The API's verdict."""
     return common_pb2.Verdict(
         accept=verdict.accept,
         reason=_REASONS[verdict.reason],
@@ -45,5 +45,5 @@ def verdict_to(verdict: Verdict, seconds: float = 0.0) -> common_pb2.Verdict:
         score=verdict.score,
         alpha=verdict.alpha,
         mass=verdict.mass,
-        seconds=seconds,
+        seconds=verdict.seconds,
     )

@@ -8,11 +8,17 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dreamr.v1 import gateway_pb2
-from services.common.errors import InvalidRequestError, LateError, ServiceError, UnavailableError
+from services.common.errors import (
+    InvalidRequestError,
+    LateError,
+    OverloadedError,
+    ServiceError,
+    UnavailableError,
+)
 from services.gateway import convert
 from services.gateway.fpsr import Machine
 from services.gateway.messages import (
@@ -26,6 +32,7 @@ from services.gateway.messages import (
     DraftEnded,
     Event,
     Fail,
+    Failure,
     Finish,
     GraceOver,
     Judged,
@@ -53,6 +60,8 @@ _PARTS = {
     StartVerdict: gateway_pb2.PART_VERDICT,
     StartAnswer: gateway_pb2.PART_ANSWER,
 }
+_DOWN = Failure.UNAVAILABLE
+_FAILURES = {InvalidRequestError: Failure.REFUSED, OverloadedError: Failure.OVERLOADED}
 # Stopped calls may still speak once each; more than a window's worth of events never waits.
 _EVENTS = 1024
 
@@ -102,15 +111,16 @@ class Driver:
         self._events: asyncio.Queue[Event] = asyncio.Queue(_EVENTS)
         self._works: dict[int, _Work] = {}
         self._began = 0.0
-        self._refusal: InvalidRequestError | None = None
+        self._failures: dict[int, ServiceError] = {}
 
     async def run(self) -> None:
         """Runs to the end.
 
         Raises:
             UnavailableError: the target failed; what is committed is kept.
+            OverloadedError: the target had no room until the end.
             LateError: the session took longer than it may.
-            InvalidRequestError: a model refused the request, such as a prompt longer than its context.
+            InvalidRequestError: the target refused the request, such as a prompt longer than its context.
         """
         deadline = asyncio.get_running_loop().time() + self._seconds
         self._began = self._clock()
@@ -123,8 +133,8 @@ class Driver:
                 except TimeoutError:
                     event = Aborted("deadline")
                 end = await self._obey(await self._note(event), group)
-            for work in self._works.values():
-                work.task.cancel()
+            for call in list(self._works):
+                await self._stop(call)
         await self._conclude(end)
 
     # --- commands ---------------------------------------------------------------------------------
@@ -181,9 +191,10 @@ class Driver:
 
     async def _conclude(self, end: Finish | Fail) -> None:
         if isinstance(end, Fail):
-            if self._refusal:
-                raise self._refusal
-            raise UnavailableError(end.why) if end.target_down else LateError(end.why)
+            if end.call is None:
+                raise LateError(end.why)
+            # What the part said decides how the caller hears of it.
+            raise type(self._failures.get(end.call, UnavailableError()))(end.why)
         reason = gateway_pb2.FINISH_REASON_LENGTH if end.length else gateway_pb2.FINISH_REASON_STOP
         finished = gateway_pb2.Finished(
             answer=end.answer,
@@ -213,9 +224,8 @@ class Driver:
                     work.start, gateway_pb2.PHASE_STEP, text=step.text, offset=len(work.spans) - 1
                 )
             case Judged(_, verdict):
-                seconds = self._now() - work.began
                 self._settle(work)
-                await self._tell(work.start, gateway_pb2.PHASE_DONE, verdict=verdict, seconds=seconds)
+                await self._tell(work.start, gateway_pb2.PHASE_DONE, verdict=verdict)
             case Answered(_, text, tokens):
                 work.tokens = tokens
                 self.totals.target.committed_tokens += tokens
@@ -235,20 +245,12 @@ class Driver:
         """Runs a call; whatever comes of it becomes an event."""
         try:
             await self._call(start)
-        except InvalidRequestError as error:
-            # What the draft or the judge has no room for, the target may still do: it has the last word.
-            if isinstance(start, StartRival | StartAnswer):
-                self._refusal = error
-                await self._events.put(Aborted(str(error)))
-            else:
-                await self._events.put(CallFailed(start.call, str(error)))
-        except LateError as error:
-            if isinstance(start, StartVerdict):
-                await self._events.put(Judged(start.call, Verdict(accept=False, reason=Reason.LATE)))
-            else:
-                await self._events.put(CallFailed(start.call, str(error)))
         except ServiceError as error:
-            await self._events.put(CallFailed(start.call, str(error)))
+            if isinstance(error, LateError) and isinstance(start, StartVerdict):
+                await self._events.put(Judged(start.call, Verdict(accept=False, reason=Reason.LATE)))
+                return
+            self._failures[start.call] = error
+            await self._events.put(CallFailed(start.call, str(error), _FAILURES.get(type(error), _DOWN)))
 
     async def _call(self, start: Start) -> None:
         put = self._events.put
@@ -267,7 +269,9 @@ class Driver:
                             await put(RivalDone(call, item))
                 await put(RivalEnded(call))
             case StartVerdict(call):
-                await put(Judged(call, await self._parts.verdict(start)))
+                began = self._now()
+                verdict = await self._parts.verdict(start)
+                await put(Judged(call, replace(verdict, seconds=self._now() - began)))
             case StartAnswer(call):
                 answer = await self._parts.answer(start)
                 await put(Answered(call, answer.text, answer.tokens, answer.truncated))
@@ -305,7 +309,6 @@ class Driver:
         *,
         text: str = "",
         verdict: Verdict | None = None,
-        seconds: float = 0.0,
         offset: int = 0,
     ) -> None:
         if not self._with_activity or isinstance(start, StartGrace):
@@ -318,6 +321,6 @@ class Driver:
             index=index,
             at=self._now(),
             text=text,
-            verdict=convert.verdict_to(verdict, seconds) if verdict else None,
+            verdict=convert.verdict_to(verdict) if verdict else None,
         )
         await self._outbox(gateway_pb2.ReasonResponse(activity=activity))

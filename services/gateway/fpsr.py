@@ -24,6 +24,7 @@ from services.gateway.messages import (
     DraftEnded,
     Event,
     Fail,
+    Failure,
     Finish,
     GraceOver,
     Judged,
@@ -77,7 +78,8 @@ class _Other:
 class _Rival:
     """The target's own work on `index`; `step` is there once that position is written.
 
-    A rival that `runs_on` goes through the positions by itself, each committed as it is written.
+    A rival that `runs_on` goes through the positions by itself, each committed as it is written. One that
+    failed before its position was in need of it is tried again when it is.
     """
 
     call: int
@@ -86,6 +88,12 @@ class _Rival:
     wrote: bool = False
     step: Step | None = None
     ended: bool = False
+    failed: bool = False
+
+    @property
+    def idle(self) -> bool:
+        """It has no more to write, and only the call's end is still to come."""
+        return self.ended or (self.step is not None and (not self.runs_on or self.step.closes))
 
 
 class Machine:
@@ -157,7 +165,7 @@ class Machine:
             case RivalEnded(call) if rival := self._rival_of(call):
                 rival.ended = True
                 if not rival.wrote:
-                    return self._fail("the target wrote nothing", target_down=True)
+                    return self._end(Fail("the target wrote nothing", call))
                 if rival.step is None:
                     del self._rivals[rival.index]
             case Judged(call, verdict) if candidate := self._judged_by(call):
@@ -165,8 +173,8 @@ class Machine:
             case Answered(call, text, truncated=truncated) if call == self._answer:
                 self._answer = None
                 return self._end(Finish(text, length=truncated or not self.committed[-1].closes))
-            case CallFailed(call, message):
-                if failed := self._lose(call, message):
+            case CallFailed(call, message, kind):
+                if failed := self._lose(call, message, kind):
                     return failed
             case GraceOver(call) if call == self._grace:
                 self._grace = None
@@ -175,7 +183,7 @@ class Machine:
                         self._stop(candidate.judging)
                         candidate.settle(Verdict(accept=False, reason=Reason.LATE))
             case Aborted(why):
-                return self._fail(why, target_down=False)
+                return self._end(Fail(why))
             case _:
                 return []
         return self._advance()
@@ -250,8 +258,10 @@ class Machine:
         return False
 
     def _prune(self) -> None:
-        """Nothing built on a rejected candidate survives."""
+        """Nothing built on a rejected candidate survives, and no rival of an accepted one."""
         for offset, candidate in enumerate(self._chain):
+            if candidate.accepted:
+                self._drop_rival(self.frontier + offset)
             if candidate.rejected:
                 self._stop_draft()
                 self._drop_chain(offset + 1)
@@ -273,14 +283,14 @@ class Machine:
 
     def _start_rivals(self) -> None:
         """Rivals from the frontier on, as far as their prefix is known and the policy allows."""
-        running = sum(rival.step is None for rival in self._rivals.values())
+        running = sum(not (rival.idle or rival.failed) for rival in self._rivals.values())
         for offset, candidate in self._positions():
             index = self.frontier + offset
-            if index in self._rivals:
-                continue
-            # Where nothing is drafted, or what was drafted is rejected, the target must write.
-            alone = not self._speculating or index < self.policy.first_on_target
-            must = candidate.rejected if candidate else alone
+            must = self._needs_target(offset, candidate)
+            if rival := self._rivals.get(index):
+                if not (rival.failed and must):
+                    continue
+                del self._rivals[index]
             may = running < self.policy.rivals and not (candidate and candidate.accepted)
             if must or may:
                 call = next(self._calls)
@@ -290,6 +300,12 @@ class Machine:
                     StartRival(call, index, self._prefix(offset), steps=0 if runs_on else 1)
                 )
                 running += 1
+
+    def _needs_target(self, offset: int, candidate: _Candidate | None) -> bool:
+        """Whether the target must write here: nothing is drafted, or not what will do without it."""
+        if candidate is None:
+            return not self._speculating or self.frontier + offset < self.policy.first_on_target
+        return candidate.rejected or (offset == 0 and not candidate.accepted and self.policy.rule.needs_rival)
 
     def _start_draft(self) -> None:
         if self._draft or not self._speculating:
@@ -329,8 +345,8 @@ class Machine:
 
     # --- failures ---------------------------------------------------------------------------------
 
-    def _lose(self, call: int, message: str) -> list[Command] | None:
-        """Goes on without the part that failed; returns the end's commands if that was the target."""
+    def _lose(self, call: int, message: str, kind: Failure) -> list[Command] | None:
+        """Goes on without the part that failed; returns the end's commands where nothing else can."""
         if call == self._draft:
             self._draft = None
             self._stop_speculating(f"draft: {message}")
@@ -340,25 +356,32 @@ class Machine:
         elif candidate := self._judged_by(call):
             # Fail closed: no verdict is a reject.
             candidate.settle(Verdict(accept=False, reason=Reason.UNAVAILABLE))
-            self._stop_speculating(f"verifier: {message}")
+            if kind is not Failure.OVERLOADED:
+                self._stop_speculating(f"verifier: {message}")
         elif call == self._answer:
             self._answer = None
-            return self._fail(f"target: {message}", target_down=True)
+            return self._end(Fail(f"target: {message}", call))
         elif rival := self._rival_of(call):
-            rival.ended = True
-            return self._fail(f"target: {message}", target_down=True)
+            rival.ended = rival.failed = True
+            candidate = self._chain[0] if self._chain else None
+            if rival.index > self.frontier or not self._needs_target(0, candidate):
+                return None
+            if kind is Failure.REFUSED and self.committed:
+                # The context is full: the answer is written from what is there.
+                del self._rivals[rival.index]
+                self._begin_answer()
+                return self._flush()
+            return self._end(Fail(f"target: {message}", call))
         return None
 
     def _stop_speculating(self, why: str) -> None:
         """From here on the target reasons alone; candidates under way are still judged."""
-        self.degraded.append(why)
+        if why not in self.degraded:
+            self.degraded.append(why)
         self._speculating = False
         self._stop_draft()
         for other in self._others:
             self._stop_drafting(other)
-
-    def _fail(self, why: str, *, target_down: bool) -> list[Command]:
-        return self._end(Fail(why, target_down))
 
     def _end(self, last: Finish | Fail) -> list[Command]:
         self._stop_all()
@@ -421,7 +444,7 @@ class Machine:
 
     def _drop_rival(self, index: int) -> None:
         rival = self._rivals.pop(index, None)
-        if rival and not rival.ended:
+        if rival and not rival.idle:
             self._stop(rival.call)
 
     def _drop_others(self, keep: _Other | None = None) -> None:

@@ -1,7 +1,7 @@
 """Sessions in this process's memory: for one gateway and for tests. They end with the process."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 
 from services.gateway.store import Appended, Status, StoredSession
@@ -25,9 +25,9 @@ class MemoryStore:
         # Of ended sessions, in the order in which they ended: their timers and sizes in bytes.
         self._ended: dict[str, tuple[asyncio.TimerHandle, int]] = {}
 
-    async def create(self, session_id: str, request: bytes, images: Mapping[str, bytes]) -> int:
+    async def create(self, session_id: str, request: bytes, images: Sequence[bytes]) -> int:
         """See Store."""
-        self._sessions[session_id] = StoredSession(request, Status.RUNNING, 1, images=dict(images))
+        self._sessions[session_id] = StoredSession(request, Status.RUNNING, 1, images=tuple(images))
         return 1
 
     async def take_over(self, session_id: str) -> int:
@@ -45,6 +45,8 @@ class MemoryStore:
             return Appended.NO_SESSION
         if session.fence != fence:
             return Appended.STALE_FENCE
+        if session.status is not Status.RUNNING:
+            return Appended.ENDED
         if index < len(session.steps) and session.steps[index] == step:
             return Appended.REPEATED
         if index != len(session.steps):
@@ -88,5 +90,5 @@ class MemoryStore:
 
 
 def _size(session: StoredSession) -> int:
-    parts = (session.request, session.outcome, *session.steps, *session.images.values())
+    parts = (session.request, session.outcome, *session.steps, *set(session.images))
     return sum(map(len, parts))

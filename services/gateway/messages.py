@@ -17,6 +17,14 @@ class Author(StrEnum):
     TARGET = "target"
 
 
+class Failure(StrEnum):
+    """How a call failed, for the machine."""
+
+    UNAVAILABLE = "unavailable"
+    OVERLOADED = "overloaded"
+    REFUSED = "refused"
+
+
 class Reason(StrEnum):
     """Why a verdict is what it is; the names of `dreamr.v1.VerdictReason`."""
 
@@ -49,7 +57,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Accept or reject, with the evidence (all within 0..1)."""
+    """Accept or reject, with the evidence (all within 0..1); `seconds` is how long it took."""
 
     accept: bool
     reason: Reason = Reason.SCORE
@@ -58,6 +66,7 @@ class Verdict:
     score: float = 0.0
     alpha: float = 0.0
     mass: float = 0.0
+    seconds: float = 0.0
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -117,6 +126,7 @@ class CallFailed:
 
     call: int
     message: str
+    kind: Failure = Failure.UNAVAILABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +237,11 @@ class Fail:
     """The session cannot go on; what is committed is kept.
 
     Attributes:
-        target_down: the target failed (UNAVAILABLE), otherwise the session was aborted.
+        call: the target's call that failed; None when the session was aborted.
     """
 
     why: str
-    target_down: bool
+    call: int | None = None
 
 
 Command = (

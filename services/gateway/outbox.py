@@ -29,8 +29,10 @@ class Outbox:
         await self._queue.put(None)
 
     async def drain(self) -> None:
-        """Stores commits, then sends, until closed."""
+        """Stores commits, then sends, until closed. The last message tells if one could not be stored."""
         while (response := await self._queue.get()) is not None:
             if response.HasField("commit"):
                 await self._session.append(response.commit)
+            elif response.HasField("finished") and self._session.lost:
+                response.finished.degraded.append(f"store: {self._session.lost}")
             await self._send(response)

@@ -33,6 +33,24 @@ class Plan:
     sampling: common_pb2.Sampling
     with_activity: bool
 
+    def options(self) -> gateway_pb2.ReasonOptions:
+        """As a request that leaves nothing to defaults."""
+        policy = self.policy
+        return gateway_pb2.ReasonOptions(
+            policy=policy.name,
+            window=policy.window or None,
+            alpha=self.alpha,
+            max_steps=self.max_steps,
+            max_step_tokens=self.max_step_tokens,
+            max_answer_tokens=self.max_answer_tokens,
+            sampling=self.sampling,
+            activity=self.with_activity,
+            width=policy.width,
+            first_on_target=policy.first_on_target,
+            max_reasoning_tokens=self.max_reasoning_tokens,
+            max_repeats=self.max_repeats or None,
+        )
+
     @classmethod
     def of(cls, request: gateway_pb2.ReasonRequest, pair: Pair) -> "Plan":
         """Checks everything but the images' contents.

@@ -1,13 +1,16 @@
 """ReasoningService: the gRPC front."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
+import structlog
 
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common import logs
-from services.common.errors import LateError, ServiceError
+from services.common.channel import MAX_MESSAGE_BYTES
+from services.common.errors import InvalidRequestError, LateError, ServiceError
 from services.common.pair import Pair
 from services.common.validation import seconds_left
 from services.gateway import metrics
@@ -23,6 +26,14 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.store import Status, Store
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+# Metadata behind a session that failed.
+SESSION_KEY, COMMITTED_KEY = "dreamr-session-id", "dreamr-committed-steps"
+
+# What Triton's channel takes of them, a third larger in base64.
+MAX_IMAGES_BYTES = MAX_MESSAGE_BYTES * 5 // 8
+
+log = structlog.get_logger()
 
 # Past its deadline a session may still send what was committed, but not for long.
 _LAST_WORDS_SECONDS = 1.0
@@ -44,19 +55,26 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         """Checks, waits for a place, runs the session and streams what happens."""
         deadline = asyncio.get_running_loop().time() + seconds_left(context, self._settings.max_call_seconds)
         plan = Plan.of(request, self._pair)
-        for index, image in enumerate(request.images):
-            await asyncio.to_thread(
-                check_image,
-                image.data,
-                f"images[{index}]",
-                max_bytes=self._settings.max_image_bytes,
-                max_pixels=self._settings.max_image_pixels,
-            )
+        images = [image.data for image in request.images]
         async with self._admission.place(_left(deadline)):
-            session = await Session.open(self._store, request)
+            await self._check_images(images)
+            session = await Session.open(self._store, request.question, plan.options(), images)
             logs.bind_session(session.id)
             with metrics.ACTIVE.track_inprogress():
                 await self._run(session, plan, request, context, deadline)
+
+    async def _check_images(self, images: Sequence[bytes]) -> None:
+        settings = self._settings
+        if (size := sum(map(len, images))) > MAX_IMAGES_BYTES:
+            raise InvalidRequestError.of("images", f"{size:,} bytes in all, more than {MAX_IMAGES_BYTES:,}")
+        for index, image in enumerate(images):
+            await asyncio.to_thread(
+                check_image,
+                image,
+                f"images[{index}]",
+                max_bytes=settings.max_image_bytes,
+                max_pixels=settings.max_image_pixels,
+            )
 
     async def _run(
         self,
@@ -119,10 +137,17 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             status, failure = Status.FAILED, LateError("the client did not read within the deadline")
         finally:
             metrics.count_end(plan.policy.name, status, driver.totals, finished.seconds if finished else None)
+            log.info(
+                "session ended", status=status, policy=plan.policy.name, steps=session.committed, why=failure
+            )
             # The client may be gone and this task cancelled: the store is told all the same.
             await asyncio.shield(session.end(status, finished))
         if failure:
-            kept = f"session {session.id} keeps {session.committed} committed steps"
+            # What to resume from, for people and for programs.
+            context.set_trailing_metadata(
+                ((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored)))
+            )
+            kept = f"session {session.id} keeps {session.stored} committed steps"
             raise type(failure)(f"{failure}; {kept}") from failure
 
 

@@ -1,7 +1,7 @@
 """One running session's hold on the store."""
 
-import hashlib
 import uuid
+from collections.abc import Sequence
 
 import structlog
 
@@ -15,23 +15,35 @@ class Session:
     """A session that this gateway owns: it appends commits under its fence.
 
     When the store fails, the session goes on and is no longer durable.
+
+    Attributes:
+        committed: steps so far.
+        stored: steps of these that the store has.
+        lost: why the session is not durable though its store is; empty otherwise.
     """
 
     def __init__(self, store: Store, session_id: str) -> None:
         self.id = session_id
         self.durable = store.durable
         self.committed = 0
+        self.stored = 0
+        self.lost = ""
         self._store = store
         self._fence = 0
 
     @classmethod
-    async def open(cls, store: Store, request: gateway_pb2.ReasonRequest) -> "Session":
-        """Stores a new session; with the store away it is born not durable."""
+    async def open(
+        cls, store: Store, question: str, options: gateway_pb2.ReasonOptions, images: Sequence[bytes]
+    ) -> "Session":
+        """Stores a new session; with the store away it is born not durable.
+
+        Args:
+            options: resolved, so that another gateway would go on by the same plan.
+        """
         session = cls(store, uuid.uuid4().hex)
-        bare = gateway_pb2.ReasonRequest(question=request.question, options=request.options)
-        images = {hashlib.sha256(image.data).hexdigest(): image.data for image in request.images}
+        request = gateway_pb2.ReasonRequest(question=question, options=options).SerializeToString()
         try:
-            session._fence = await store.create(session.id, bare.SerializeToString(), images)
+            session._fence = await store.create(session.id, request, images)
         except StoreError as error:
             session._lose(str(error))
         return session
@@ -48,7 +60,9 @@ class Session:
         except StoreError as error:
             self._lose(str(error))
         else:
-            if result not in (Appended.DONE, Appended.REPEATED):
+            if result in (Appended.DONE, Appended.REPEATED):
+                self.stored = commit.index + 1
+            else:
                 self._lose(f"append was refused: {result}")
 
     async def end(self, status: Status, finished: gateway_pb2.Finished | None = None) -> None:
@@ -64,4 +78,4 @@ class Session:
     def _lose(self, why: str) -> None:
         log.warning("session is not durable", reason=why)
         self._fence = 0
-        self.durable = False
+        self.durable, self.lost = False, why

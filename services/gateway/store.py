@@ -5,8 +5,8 @@ of the newest fence may append, and only at the end: a stale fence or a wrong in
 is harmless.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -22,6 +22,7 @@ class Appended(StrEnum):
     REPEATED = "repeated"
     STALE_FENCE = "stale_fence"
     WRONG_INDEX = "wrong_index"
+    ENDED = "ended"
     NO_SESSION = "no_session"
 
 
@@ -39,8 +40,8 @@ class StoredSession:
     """A session as it was stored.
 
     Attributes:
-        request: a serialised `dreamr.v1.ReasonRequest` without its images.
-        images: content hash (sha256, hex) to bytes, in the request's order.
+        request: a serialised `dreamr.v1.ReasonRequest` without its images, with every option resolved.
+        images: in the request's order; a store keeps one copy of each content.
         steps: serialised `dreamr.v1.Commit` messages, in order.
         outcome: a serialised `dreamr.v1.Finished` once finished, otherwise empty.
     """
@@ -49,7 +50,7 @@ class StoredSession:
     status: Status
     fence: int
     steps: tuple[bytes, ...] = ()
-    images: Mapping[str, bytes] = field(default_factory=dict)
+    images: tuple[bytes, ...] = ()
     outcome: bytes = b""
 
 
@@ -59,7 +60,7 @@ class Store(Protocol):
     durable: bool
     """Whether what is stored outlives this process."""
 
-    async def create(self, session_id: str, request: bytes, images: Mapping[str, bytes]) -> int:
+    async def create(self, session_id: str, request: bytes, images: Sequence[bytes]) -> int:
         """Stores a new session and returns its first fence."""
         ...
 
@@ -68,7 +69,7 @@ class Store(Protocol):
         ...
 
     async def append(self, session_id: str, fence: int, index: int, step: bytes) -> Appended:
-        """Appends a step at `index`, which must be the number of steps so far."""
+        """Appends a step at `index`, which must be the number of steps so far, to a session that runs."""
         ...
 
     async def end(self, session_id: str, fence: int, status: Status, outcome: bytes = b"") -> bool:

@@ -55,19 +55,19 @@ async def store(make: Make) -> AsyncIterator[Store]:
 
 
 async def test_steps_are_appended_in_order(store: Store) -> None:
-    fence = await store.create("s", b"request", {"hash": b"image"})
+    fence = await store.create("s", b"request", [b"A", b"B", b"A"])
     assert await store.append("s", fence, 0, b"a") is Appended.DONE
     assert await store.append("s", fence, 1, b"b") is Appended.DONE
     stored = await store.load("s")
     assert stored is not None
     assert stored.request == b"request"
     assert stored.steps == (b"a", b"b")
-    assert stored.images == {"hash": b"image"}
+    assert stored.images == (b"A", b"B", b"A")
     assert stored.status is Status.RUNNING
 
 
 async def test_a_repeat_is_harmless_and_a_wrong_index_changes_nothing(store: Store) -> None:
-    fence = await store.create("s", b"r", {})
+    fence = await store.create("s", b"r", ())
     await store.append("s", fence, 0, b"a")
     assert await store.append("s", fence, 0, b"a") is Appended.REPEATED
     assert await store.append("s", fence, 0, b"other") is Appended.WRONG_INDEX
@@ -78,7 +78,7 @@ async def test_a_repeat_is_harmless_and_a_wrong_index_changes_nothing(store: Sto
 
 
 async def test_a_stale_fence_changes_nothing(store: Store) -> None:
-    old = await store.create("s", b"r", {})
+    old = await store.create("s", b"r", ())
     new = await store.take_over("s")
     assert new > old
     assert await store.append("s", old, 0, b"a") is Appended.STALE_FENCE
@@ -87,11 +87,17 @@ async def test_a_stale_fence_changes_nothing(store: Store) -> None:
 
 
 async def test_the_end_is_kept(store: Store) -> None:
-    fence = await store.create("s", b"r", {})
+    fence = await store.create("s", b"r", ())
     assert await store.end("s", fence, Status.FINISHED, b"outcome")
     stored = await store.load("s")
     assert stored is not None
     assert (stored.status, stored.outcome) == (Status.FINISHED, b"outcome")
+
+
+async def test_what_has_ended_takes_no_more(store: Store) -> None:
+    fence = await store.create("s", b"r", ())
+    await store.end("s", fence, Status.CANCELLED)
+    assert await store.append("s", fence, 0, b"a") is Appended.ENDED
 
 
 async def test_unknown_sessions(store: Store) -> None:
@@ -103,7 +109,7 @@ async def test_unknown_sessions(store: Store) -> None:
 
 async def test_two_owners_never_mix(store: Store) -> None:
     """Many appends at once under two fences: only the newer one's steps stand."""
-    old = await store.create("s", b"r", {})
+    old = await store.create("s", b"r", ())
     new = await store.take_over("s")
     await asyncio.gather(*(store.append("s", fence, 0, b"%d" % fence) for fence in (old, new) * 10))
     stored = await store.load("s")
@@ -114,9 +120,9 @@ async def test_two_owners_never_mix(store: Store) -> None:
 async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
     store = MemoryStore(ttl_seconds=60, max_bytes=250)
     for name in ("a", "b", "c"):
-        fence = await store.create(name, b"", {"hash": bytes(100)})
+        fence = await store.create(name, b"", [bytes(100)])
         await store.end(name, fence, Status.FINISHED)
-    running = await store.create("running", b"", {"hash": bytes(1000)})
+    running = await store.create("running", b"", [bytes(1000)])
     assert [await store.load(name) is not None for name in ("a", "b", "c", "running")] == [
         *(False, True, True, True),
     ]
@@ -126,7 +132,7 @@ async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
 
 async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(redis_url: str) -> None:
     store = RedisStore(redis_url, ttl_seconds=60, timeout_seconds=0.3)
-    fence = await store.create("s", b"r", {})
+    fence = await store.create("s", b"r", ())
     pid = int((await store._redis.info("server"))["process_id"])
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -141,16 +147,36 @@ async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(redis_url
 async def test_a_connection_that_redis_dropped_is_replaced(redis_url: str) -> None:
     store = RedisStore(redis_url, ttl_seconds=60)
     other = RedisStore(redis_url, ttl_seconds=60)
-    fence = await store.create("s", b"r", {})
+    fence = await store.create("s", b"r", ())
     await other._redis.client_kill_filter(_type="normal", skipme=True)
     assert await store.append("s", fence, 0, b"a") is Appended.DONE
     await store.close()
     await other.close()
 
 
+async def test_everything_of_a_session_lives_as_long(redis_url: str) -> None:
+    store = RedisStore(redis_url, ttl_seconds=60)
+    fence = await store.create("s", b"r", [b"image"])
+    await store.append("s", fence, 0, b"a")
+    keys = await store._redis.keys("dreamr:*")
+    assert len(keys) == 3
+    for change in (store.append("s", fence, 1, b"b"), store.end("s", fence, Status.FINISHED)):
+        for key in keys:
+            await store._redis.expire(key, 5)
+        await change
+        assert [await store._redis.ttl(key) for key in keys] == [60, 60, 60]
+    await store.close()
+
+
+async def test_more_callers_than_connections_wait_their_turn(redis_url: str) -> None:
+    store = RedisStore(redis_url, ttl_seconds=60)
+    await asyncio.gather(*(store.create(f"{number}", b"r", ()) for number in range(200)))
+    await store.close()
+
+
 async def test_redis_away_fails_soon() -> None:
     store = RedisStore("redis://127.0.0.1:1/0", ttl_seconds=60, timeout_seconds=0.5)
     async with asyncio.timeout(5):
         with pytest.raises(StoreError):
-            await store.create("s", b"r", {})
+            await store.create("s", b"r", ())
     await store.close()

@@ -76,7 +76,7 @@ def test_an_abort_stops_everything(data: st.DataObject, policy: Policy, when: in
         session.tell(session.happen())
     if session.end is None:
         session.tell(Aborted("the client left"))
-        assert session.end == Fail("the client left", target_down=False)
+        assert session.end == Fail("the client left")
     assert all(session.finished(call) for call in session.running)
 
 

@@ -18,6 +18,7 @@ from services.gateway.messages import (
     DraftEnded,
     Event,
     Fail,
+    Failure,
     Finish,
     GraceOver,
     Judged,
@@ -46,6 +47,7 @@ class World:
 
     Attributes:
         wordings: how many different texts a step can have; 1 makes draft and target always agree.
+        full: a model has refused to write more, as where its context is full.
         faults: whether parts may fail, write nothing, truncate and repeat themselves late.
     """
 
@@ -61,6 +63,7 @@ class World:
     targets: dict[tuple[str, ...], Step] = field(default_factory=dict)
     commits: list[CommitStep] = field(default_factory=list)
     end: Finish | Fail | None = None
+    full: bool = False
     events: int = 0
 
     def run(self, limit: int = 2_000) -> None:
@@ -79,9 +82,11 @@ class World:
         self.obey(self.machine.handle(event))
 
     def finished(self, call: int) -> bool:
-        """A call that has said all it can say, and only its end is still to come."""
-        start = self.running[call]
-        return isinstance(start, StartRival) and start.steps == 1 and bool(self.written.get(call))
+        """A rival that has said all it can say, and only its end is still to come."""
+        start, written = self.running[call], self.written.get(call)
+        if not isinstance(start, StartRival) or not written:
+            return False
+        return start.steps == 1 or written[-1].closes
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -96,7 +101,9 @@ class World:
         kinds = ["goes on", "fails"] if self.faults and not isinstance(start, StartGrace) else ["goes on"]
         if self.choose(kinds) == "fails":
             del self.running[call]
-            return CallFailed(call, "broken")
+            kind = Failure(self.choose(list(Failure)))
+            self.full |= kind is Failure.REFUSED and isinstance(start, StartRival)
+            return CallFailed(call, "broken", kind)
         match start:
             case StartDraft(call, _, prefix, steps):
                 return self.write(call, prefix, steps, Drafted, DraftEnded)
@@ -176,7 +183,7 @@ class World:
                 assert prefix[: len(committed)] == committed
             case StartAnswer(_, steps):
                 assert steps == committed
-                assert self.reasoned_enough()
+                assert self.reasoned_enough() or self.full
                 assert [call for call in self.running if not self.finished(call)] == [start.call]
             case StartGrace(_, index):
                 assert index == len(committed)

@@ -5,7 +5,13 @@ import asyncio
 import pytest
 
 from dreamr.v1 import common_pb2, gateway_pb2
-from services.common.errors import InvalidRequestError, LateError, UnavailableError
+from services.common.errors import (
+    InvalidRequestError,
+    LateError,
+    OverloadedError,
+    ServiceError,
+    UnavailableError,
+)
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
 from services.gateway.policy import FPSR, TARGET, Policy
@@ -100,14 +106,25 @@ async def test_a_late_verdict_is_a_reject_and_nothing_is_degraded() -> None:
 
 @pytest.mark.parametrize(
     ("failure", "raised"),
-    [(UnavailableError("gone"), UnavailableError), (InvalidRequestError("too long"), InvalidRequestError)],
+    [
+        (UnavailableError("gone"), UnavailableError),
+        (OverloadedError("full"), OverloadedError),
+        (InvalidRequestError("too long"), InvalidRequestError),
+    ],
 )
 async def test_without_the_target_the_session_fails(
-    failure: UnavailableError | InvalidRequestError, raised: type[Exception]
+    failure: ServiceError, raised: type[Exception]
 ) -> None:
-    session = Session(FakeParts(failures={"rival": failure}))
+    session = Session(FakeParts(failures={"rival": failure}, wrong=frozenset({0})))
     with pytest.raises(raised, match=str(failure)):
         await session.run()
+
+
+@pytest.mark.parametrize("failure", [OverloadedError("full"), InvalidRequestError("too long")])
+async def test_what_the_target_says_of_a_rival_that_nobody_needs_is_let_go(failure: ServiceError) -> None:
+    session = Session(FakeParts(failures={"rival": failure}))
+    finished = await session.run()
+    assert finished.totals.steps_by_draft == len(STEPS)
 
 
 async def test_the_deadline_ends_the_session() -> None:

@@ -108,6 +108,11 @@ async def test_a_session_is_streamed_and_stored() -> None:
         assert [gateway_pb2.Commit.FromString(step) for step in stored.steps] == commits(told)
         assert gateway_pb2.Finished.FromString(stored.outcome) == finished
         assert len(stored.images) == 1
+        plan = gateway_pb2.ReasonRequest.FromString(stored.request).options
+        assert (plan.policy, plan.window, plan.alpha, plan.max_steps) == ("fpsr", 4, 0.7, 16)
+        assert all(commit.verdict.seconds > 0 for commit in commits(told))
+        totals = finished.totals.target
+        assert totals.committed_tokens <= totals.generated_tokens
 
 
 async def test_the_deadline_is_passed_on() -> None:
@@ -220,6 +225,8 @@ async def test_without_a_target_the_caller_hears_what_is_kept() -> None:
         assert isinstance(told[0], gateway_pb2.ReasonResponse)
         session_id = told[0].started.session_id
         assert f"session {session_id} keeps 3 committed steps" in str(caught.value.details())
+        behind = dict(caught.value.trailing_metadata())
+        assert (behind["dreamr-session-id"], behind["dreamr-committed-steps"]) == (session_id, "3")
         stored = await running.store.load(session_id)
         assert stored is not None
         assert (stored.status, len(stored.steps)) == (Status.FAILED, 3)
@@ -256,9 +263,23 @@ async def test_a_target_that_dies_in_a_step_is_asked_again_from_there(policy: st
 async def test_what_the_target_refuses_is_the_callers_to_change() -> None:
     parts = FakeServices(failures={"Generate": [Code.INVALID_ARGUMENT]})
     async with gateway(parts) as running:
-        error = await refused(running)
+        error = await refused(running, request(Options(policy="target")))
         assert error.code() is Code.INVALID_ARGUMENT
         assert "Generate says no" in str(error.details())
+
+
+async def test_a_full_target_is_asked_until_it_has_room() -> None:
+    parts = FakeServices(failures={"Generate": [Code.RESOURCE_EXHAUSTED] * 4})
+    async with gateway(parts) as running:
+        told = await running.reason(request(Options(policy="target")))
+        assert [commit.step.text for commit in commits(told)] == list(STEPS)
+
+
+async def test_a_target_that_stays_full_is_told_as_such() -> None:
+    parts = FakeServices(failures={"Generate": [Code.RESOURCE_EXHAUSTED] * 99})
+    async with gateway(parts, max_call_seconds=0.5) as running:
+        error = await refused(running, request(Options(policy="target")))
+        assert error.code() is Code.RESOURCE_EXHAUSTED
 
 
 async def test_a_client_that_does_not_read_loses_its_place() -> None:
@@ -288,3 +309,4 @@ async def test_a_store_that_goes_away_ends_no_session() -> None:
         assert told[0].started.durable
         assert [commit.step.text for commit in commits(told)] == list(STEPS)
         assert told[-1].finished.answer == "42"
+        assert "store: away" in told[-1].finished.degraded

@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dreamr.v1 import common_pb2, gateway_pb2
+from dreamr.v1 import gateway_pb2
 from services.gateway.memory_store import MemoryStore
 from services.gateway.sessions import Session
 from services.gateway.store import Status
 
-IMAGE = common_pb2.Image(data=b"image")
-REQUEST = gateway_pb2.ReasonRequest(question="q", images=[IMAGE, IMAGE], options={"policy": "target"})
+OPTIONS = gateway_pb2.ReasonOptions(policy="target")
 
 
 @pytest.fixture
@@ -22,21 +21,21 @@ async def store() -> AsyncIterator[MemoryStore]:
 
 
 async def test_the_request_is_stored_once_without_its_images(store: MemoryStore) -> None:
-    session = await Session.open(store, REQUEST)
+    session = await Session.open(store, "q", OPTIONS, [b"image"])
     stored = await store.load(session.id)
     assert stored is not None
     bare = gateway_pb2.ReasonRequest.FromString(stored.request)
     assert (bare.question, bare.options.policy, list(bare.images)) == ("q", "target", [])
-    assert list(stored.images.values()) == [b"image"]
+    assert stored.images == (b"image",)
 
 
 async def test_a_session_taken_over_writes_no_more(store: MemoryStore) -> None:
-    session = await Session.open(store, REQUEST)
+    session = await Session.open(store, "q", OPTIONS, [b"image"])
     await session.append(gateway_pb2.Commit(index=0))
     await store.take_over(session.id)
     await session.append(gateway_pb2.Commit(index=1))
     assert not session.durable
-    assert session.committed == 2
+    assert (session.committed, session.stored) == (2, 1)
     await session.end(Status.FINISHED)
     stored = await store.load(session.id)
     assert stored is not None

@@ -25,7 +25,7 @@ class Reading:
 
 
 class Meter:
-    """Reads a cluster's counters once its models are at rest, so that nothing is booked to the next request."""
+    """Reads a cluster's counters with its models at rest, so that nothing is booked to the next request."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster

@@ -27,7 +27,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         self._running: set[asyncio.Task[Any]] = set()
 
     async def idle(self, seconds: float) -> None:
-        """Waits until no handler runs, or not longer than that: a stopping server cancels and does not wait."""
+        """Waits until no handler runs, for some seconds at most: a server that stops cancels, and goes."""
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
 

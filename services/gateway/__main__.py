@@ -29,7 +29,9 @@ def main() -> None:
     async def open_service(server: grpc.aio.Server) -> AsyncIterator[Probe]:
         pair = Pair.load(settings.pair)
         store: Store = (
-            RedisStore(settings.redis, max(settings.session_ttl_seconds, math.ceil(settings.max_call_seconds)))
+            RedisStore(
+                settings.redis, max(settings.session_ttl_seconds, math.ceil(settings.max_call_seconds))
+            )
             if settings.redis
             else MemoryStore(settings.session_ttl_seconds)
         )

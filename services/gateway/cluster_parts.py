@@ -47,7 +47,6 @@ _RULES = {
 }
 
 
-
 class _Patience:
     """Whether, and after how long, a part that failed is asked again."""
 

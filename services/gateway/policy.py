@@ -64,7 +64,7 @@ Strictly one after the other: nothing is drafted ahead, and the target begins it
 """
 
 LOOKAHEAD = Policy("lookahead", window=4, rivals=4, rule=Rule.EQUIVALENCE)
-"""Lookahead Reasoning (arXiv 2506.19830): the target writes its own step beside each drafted one, all at once.
+"""Lookahead Reasoning (arXiv 2506.19830): the target writes its own step beside each drafted one, at once.
 A step is kept while both say the same, by their text or else by a judge's word. Saves time, not work.
 """
 

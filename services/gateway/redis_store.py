@@ -105,9 +105,7 @@ class RedisStore:
     async def end(self, session_id: str, fence: int, status: Status, outcome: bytes = b"") -> bool:
         """See Store."""
         async with _errors():
-            ended = await self._end(
-                keys=_keys(session_id), args=[fence, status, outcome, self._ttl_seconds]
-            )
+            ended = await self._end(keys=_keys(session_id), args=[fence, status, outcome, self._ttl_seconds])
         return bool(ended)
 
     async def load(self, session_id: str) -> StoredSession | None:

@@ -144,9 +144,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             await asyncio.shield(session.end(status, finished))
         if failure:
             # What to resume from, for people and for programs.
-            context.set_trailing_metadata(
-                ((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored)))
-            )
+            context.set_trailing_metadata(((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored))))
             kept = f"session {session.id} keeps {session.stored} committed steps"
             raise type(failure)(f"{failure}; {kept}") from failure
 

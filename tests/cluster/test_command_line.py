@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import dreamr
 from dreamr.cluster.cluster import Cluster
 from training.task import held_out
 
@@ -70,6 +71,33 @@ async def test_up_says_where_and_leaves_nothing_behind() -> None:
     process.stdout.close()
     assert not [pid for pid in children if _alive(pid)]
     assert _on_disk() <= before
+
+
+async def test_up_goes_on_without_a_draft_and_ends_with_the_gateway(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*DREAMR, "up", "--address", "127.0.0.1:0", "--logs", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[1]
+    _kill(process.pid, "services.draft")
+    example = next(held_out(1, seed=22))
+    async with dreamr.AsyncClient(address, timeout=30) as client:
+        answer = await client.ask(example.question, images=[example.image])
+    assert answer.degraded
+    assert process.poll() is None
+    _kill(process.pid, "services.gateway")
+    out, problems = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert "draft ended; the cluster goes on without it" in problems
+    assert "gateway ended" in problems
+
+
+def _kill(root: int, module: str) -> None:
+    (found,) = [pid for pid in _below(root) if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(found, signal.SIGKILL)
 
 
 def _on_disk() -> set[Path]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
 from dreamr.cluster.triton import MODELS, TritonServer
@@ -97,6 +98,13 @@ async def health(channel: grpc.aio.Channel, service: str = "") -> int:
     return int(reply.status)
 
 
+async def reflected(channel: grpc.aio.Channel) -> list[str]:
+    """The services that a server says it has."""
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=5)
+    return [service.name async for reply in call for service in reply.list_services_response.service]
+
+
 async def test_the_services_serve_cancel_and_drain(pair: Path, tmp_path: Path) -> None:
     common = ("--pair", str(pair), "--probe-seconds", "1")
     async with (
@@ -115,6 +123,7 @@ async def test_the_services_serve_cancel_and_drain(pair: Path, tmp_path: Path) -
         )
         assert await health(to_verifier) == SERVING
         assert await health(to_draft, "dreamr.v1.DraftService") == SERVING
+        assert "dreamr.v1.TargetService" in await reflected(to_target)
 
         drafting = draft_pb2.DraftRequest(context=question(), max_steps=3)
         steps = [response.step async for response in draft.Draft(drafting, timeout=20)]

@@ -34,6 +34,7 @@ class FakeServices(
         breaks: positions in the middle of which `Generate` fails, once each.
         cancelled: methods whose call was cancelled from outside.
         running: calls under way.
+        requests: what each method was asked.
     """
 
     steps: tuple[str, ...] = STEPS
@@ -45,10 +46,11 @@ class FakeServices(
     running: int = 0
     calls: int = 0
     seconds_left: list[float] = field(default_factory=list)
+    requests: dict[str, list[Any]] = field(default_factory=dict)
 
     async def Draft(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """See the proto."""
-        with self._call("Draft", context):
+        with self._call("Draft", request, context):
             await self._fail("Draft", context)
             first = len(request.context.steps)
             for index in range(first, min(first + request.max_steps, len(self.steps))):
@@ -57,7 +59,7 @@ class FakeServices(
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """See the proto."""
-        with self._call("Generate", context):
+        with self._call("Generate", request, context):
             await self._fail("Generate", context)
             first = len(request.context.steps)
             for index in range(first, min(first + (request.max_steps or 99), len(self.steps))):
@@ -71,13 +73,13 @@ class FakeServices(
 
     async def Answer(self, request: Any, context: Any) -> Any:
         """See the proto."""
-        with self._call("Answer", context):
+        with self._call("Answer", request, context):
             await self._fail("Answer", context)
             return target_pb2.AnswerResponse(text="42", usage=common_pb2.Usage(output_tokens=1))
 
     async def Verify(self, request: Any, context: Any) -> Any:
         """See the proto."""
-        with self._call("Verify", context):
+        with self._call("Verify", request, context):
             await self._fail("Verify", context)
             await asyncio.sleep(self.delay)
             verdict = common_pb2.Verdict(
@@ -90,8 +92,9 @@ class FakeServices(
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the gateway scores nothing")
 
     @contextmanager
-    def _call(self, method: str, context: Any) -> Iterator[None]:
+    def _call(self, method: str, request: Any, context: Any) -> Iterator[None]:
         self.calls += 1
+        self.requests.setdefault(method, []).append(request)
         self.running += 1
         self.seconds_left.append(context.time_remaining())
         try:

@@ -112,9 +112,7 @@ async def test_a_late_verdict_is_a_reject_and_nothing_is_degraded() -> None:
         (InvalidRequestError("too long"), InvalidRequestError),
     ],
 )
-async def test_without_the_target_the_session_fails(
-    failure: ServiceError, raised: type[Exception]
-) -> None:
+async def test_without_the_target_the_session_fails(failure: ServiceError, raised: type[Exception]) -> None:
     session = Session(FakeParts(failures={"rival": failure}, wrong=frozenset({0})))
     with pytest.raises(raised, match=str(failure)):
         await session.run()

@@ -14,8 +14,9 @@ import prometheus_client
 import pytest
 from PIL import Image
 
-from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
+from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, verifier_pb2
 from services.common.channel import CLIENT_OPTIONS, SERVER_OPTIONS
+from services.common.errors import InvalidRequestError
 from services.common.interceptor import StatusInterceptor
 from services.common.pair import Pair
 from services.gateway.cluster_parts import Cluster
@@ -310,3 +311,94 @@ async def test_a_store_that_goes_away_ends_no_session() -> None:
         assert [commit.step.text for commit in commits(told)] == list(STEPS)
         assert told[-1].finished.answer == "42"
         assert "store: away" in told[-1].finished.degraded
+
+
+async def test_every_part_hears_what_was_asked_for() -> None:
+    options = Options(
+        policy="specreason",
+        alpha=0.25,
+        max_step_tokens=9,
+        max_answer_tokens=5,
+        sampling=common_pb2.Sampling(temperature=0.5, top_p=0.9, seed=7),
+    )
+    parts = FakeServices()
+    async with gateway(parts) as running:
+        await running.reason(request(options))
+        await running.reason(request(Options(policy="target", sampling=options.sampling, max_step_tokens=9)))
+    verify, draft = parts.requests["Verify"][0], parts.requests["Draft"]
+    assert (verify.alpha, verify.rule) == (0.25, verifier_pb2.VERIFICATION_RULE_DIGIT)
+    assert [(one.max_steps, one.max_step_tokens) for one in draft] == [(1, 9)] * 3
+    (rival,) = parts.requests["Generate"]
+    assert (rival.max_steps, rival.max_step_tokens) == (0, 9)
+    assert parts.requests["Answer"][0].max_tokens == 5
+    drawn = [one.sampling for one in (*draft, rival, parts.requests["Answer"][0])]
+    assert {(one.temperature, one.top_p) for one in drawn} == {(0.5, 0.9)}
+    assert len({one.seed for one in drawn}) == len(drawn), "every draw is its own"
+
+
+async def test_several_draft_workers_write_for_one_position() -> None:
+    async with (
+        serving((first := FakeServices(delay=0.02)).add_to) as one,
+        serving((second := FakeServices(delay=0.02)).add_to) as other,
+        gateway(addresses={"draft": f"{one},{other}"}) as running,
+    ):
+        told = await running.reason(request(Options(width=2)))
+        assert [commit.step.text for commit in commits(told)] == list(STEPS)
+    lanes = [asked for part in (first, second) for asked in part.requests["Draft"]]
+    assert {asked.max_steps for asked in lanes} >= {1, 4}
+    assert {asked.sampling.temperature for asked in lanes if asked.max_steps == 4} == {0}
+    assert any(asked.sampling.temperature > 0 for asked in lanes)
+
+
+class Slow(MemoryStore):
+    """A store whose appends wait until they may go on."""
+
+    def __init__(self) -> None:
+        super().__init__(ttl_seconds=60)
+        self.may_go_on = asyncio.Event()
+
+    async def append(self, session_id: str, fence: int, index: int, step: bytes) -> Any:
+        """See Store."""
+        await self.may_go_on.wait()
+        return await super().append(session_id, fence, index, step)
+
+
+async def test_a_client_hears_of_nothing_that_is_not_stored() -> None:
+    store = Slow()
+    async with gateway(store=store) as running:
+        call = running.stub.Reason(request(), timeout=10)
+        assert isinstance(await call.read(), gateway_pb2.ReasonResponse)
+        reading = asyncio.ensure_future(call.read())
+        done, _ = await asyncio.wait({reading}, timeout=0.3)
+        assert not done
+        store.may_go_on.set()
+        response = await reading
+        assert isinstance(response, gateway_pb2.ReasonResponse)
+        assert response.HasField("commit")
+
+
+async def test_places_of_those_who_gave_up_waiting_are_free_again() -> None:
+    parts = FakeServices(target_delay=30, failures={"Draft": [Code.INTERNAL]})
+    async with gateway(parts, max_sessions=1, max_waiting=1) as running:
+        first = running.stub.Reason(request())
+        await first.read()
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await running.reason(timeout=0.1)
+            assert caught.value.code() in (Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED)
+            await asyncio.sleep(0.05)
+        waiting = asyncio.ensure_future(running.reason())
+        await asyncio.sleep(0.05)
+        parts.target_delay = 0.001
+        first.cancel()
+        assert commits(await waiting)
+
+
+async def test_images_that_are_too_much_together_are_refused() -> None:
+    # Each is within its own limit, and so is their number; base64 would make them too much for Triton.
+    pair = PAIR.model_copy(update={"reasoning": PAIR.reasoning.model_copy(update={"max_images": 8})})
+    service = ReasoningService(
+        GatewaySettings(), pair, Cluster.connect("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1"), MemoryStore(60)
+    )
+    with pytest.raises(InvalidRequestError, match="images: 52,000,000 bytes in all, more than"):
+        await service._check_images([bytes(13_000_000)] * 4)

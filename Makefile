@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check bench figures cancellation soak clean
+.PHONY: help setup demo test test-slow check lint-protos bench figures cancellation soak clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ check: setup ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lint-protos: ## the protos against buf's STANDARD style; needs npm
+	npx --yes @bufbuild/buf@1.75.0 lint protos
 
 bench: setup ## the policies side by side on held-out handwriting
 	$(BIN)/dreamr bench --policies target,fpsr --questions 200 --json .cache/bench.json

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import grpc
 
@@ -71,6 +71,7 @@ class AsyncClient:
         max_repeats: int | None = None,
         width: int | None = None,
         first_on_target: int | None = None,
+        answer_by: Literal["target", "draft"] = "target",
         temperature: float = 0.0,
         seed: int | None = None,
         activity: bool = False,
@@ -88,6 +89,7 @@ class AsyncClient:
             alpha: what a candidate's score is compared with, 0 to 1.
             width: candidates for the frontier by several draft workers at once, 1 to 8.
             first_on_target: steps at the start that the target writes alone.
+            answer_by: who writes the answer behind the reasoning.
             max_reasoning_tokens: tokens of the committed steps, after which the answer is written.
             max_repeats: how often one step may be committed before the answer is written.
             timeout: seconds; the client's own by default.
@@ -107,6 +109,7 @@ class AsyncClient:
             max_repeats=max_repeats,
             width=width,
             first_on_target=first_on_target,
+            answer_by=gateway_pb2.AUTHOR_DRAFT if answer_by == "draft" else gateway_pb2.AUTHOR_TARGET,
             sampling=common_pb2.Sampling(temperature=temperature, seed=seed),
             activity=activity,
         )

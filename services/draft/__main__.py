@@ -10,7 +10,6 @@ from dreamr.v1 import draft_pb2_grpc
 from services.common.pair import Pair
 from services.common.prompts import Prompts
 from services.common.server import Probe, run
-from services.common.steps import StepWriter
 from services.common.triton import TritonModel
 from services.draft.service import DraftService
 from services.draft.settings import DraftSettings
@@ -26,7 +25,7 @@ def main() -> None:
         model = TritonModel(settings.triton, pair.draft.triton_model)
         try:
             service = DraftService(
-                StepWriter(model, pair.reasoning),
+                model,
                 Prompts(pair.draft.template, pair.reasoning),
                 pair.reasoning,
                 settings.max_call_seconds,

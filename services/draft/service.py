@@ -7,9 +7,11 @@ import grpc
 
 from dreamr.v1 import draft_pb2, draft_pb2_grpc
 from services.common import logs
+from services.common.answers import AnswerWriter
 from services.common.pair import ReasoningSettings
 from services.common.prompts import Prompts
 from services.common.steps import StepWriter
+from services.common.triton import TritonModel
 from services.common.validation import check_context, check_range, check_sampling, seconds_left
 
 MAX_STEPS = 64
@@ -21,9 +23,10 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
     """Serves `dreamr.v1.DraftService` with one model."""
 
     def __init__(
-        self, writer: StepWriter, prompts: Prompts, settings: ReasoningSettings, max_seconds: float
+        self, model: TritonModel, prompts: Prompts, settings: ReasoningSettings, max_seconds: float
     ) -> None:
-        self._writer = writer
+        self._writer = StepWriter(model, settings)
+        self._answers = AnswerWriter(model, prompts, settings)
         self._prompts = prompts
         self._settings = settings
         self._max_seconds = max_seconds
@@ -54,3 +57,18 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
             if written.step.closes or written.step.truncated:
                 return
             steps.append(written.step.text)
+
+    async def Answer(  # noqa: N802 - the name is the proto's
+        self, request: draft_pb2.DraftServiceAnswerRequest, context: Context
+    ) -> draft_pb2.DraftServiceAnswerResponse:
+        """The answer behind closed reasoning."""
+        logs.bind_session(request.context.session_id)
+        written = await self._answers.write(
+            request.context,
+            request.sampling,
+            request.max_tokens if request.HasField("max_tokens") else None,
+            seconds_left(context, self._max_seconds),
+        )
+        return draft_pb2.DraftServiceAnswerResponse(
+            text=written.text, usage=written.usage, truncated=written.truncated
+        )

@@ -22,7 +22,15 @@ from dreamr.v1 import (
 )
 from services.common.errors import LateError, OverloadedError, UnavailableError, from_rpc
 from services.gateway import convert
-from services.gateway.messages import StartAnswer, StartDraft, StartRival, StartVerdict, Step, Verdict
+from services.gateway.messages import (
+    Author,
+    StartAnswer,
+    StartDraft,
+    StartRival,
+    StartVerdict,
+    Step,
+    Verdict,
+)
 from services.gateway.parts import Answer, Progress
 from services.gateway.plan import Plan
 from services.gateway.policy import Rule
@@ -163,12 +171,14 @@ class ClusterParts:
 
     async def answer(self, start: StartAnswer) -> Answer:
         """See Parts."""
-        request = target_pb2.AnswerRequest(
-            context=self._ahead(start.steps),
-            max_tokens=self._plan.max_answer_tokens,
-            sampling=self._drawn("answer"),
-        )
-        response = await self._call("target", [stub.Answer for stub in self._target], request)
+        context, most, drawn = self._ahead(start.steps), self._plan.max_answer_tokens, self._drawn("answer")
+        response: target_pb2.AnswerResponse | draft_pb2.DraftServiceAnswerResponse
+        if start.author is Author.DRAFT:
+            asked = draft_pb2.DraftServiceAnswerRequest(context=context, max_tokens=most, sampling=drawn)
+            response = await self._call("draft", [stub.Answer for stub in self._draft], asked)
+        else:
+            request = target_pb2.AnswerRequest(context=context, max_tokens=most, sampling=drawn)
+            response = await self._call("target", [stub.Answer for stub in self._target], request)
         return Answer(response.text, response.usage.output_tokens, response.truncated)
 
     def _drawn(self, what: str, lane: int = 0) -> common_pb2.Sampling:

@@ -228,7 +228,8 @@ class Driver:
                 await self._tell(work.start, gateway_pb2.PHASE_DONE, verdict=verdict)
             case Answered(_, text, tokens):
                 work.tokens = tokens
-                self.totals.target.committed_tokens += tokens
+                if account := self._account(work.start):
+                    account.committed_tokens += tokens
                 self._settle(work)
                 await self._tell(work.start, gateway_pb2.PHASE_DONE, text=text)
             case DraftEnded() | RivalEnded():
@@ -288,8 +289,10 @@ class Driver:
         match start:
             case StartDraft():
                 return self.totals.draft
-            case StartRival() | StartAnswer():
+            case StartRival():
                 return self.totals.target
+            case StartAnswer():
+                return self.totals.draft if start.author is Author.DRAFT else self.totals.target
             case StartVerdict():
                 return self.totals.verifier
             case StartGrace():

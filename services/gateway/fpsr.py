@@ -129,6 +129,7 @@ class Machine:
         self._draft_wrote = False
         self._grace: int | None = None
         self._answer: int | None = None
+        self._answers_by = policy.answer_by
         self._speculating = policy.window > 0
         self._calls = count(1)
         self._commands: list[Command] = []
@@ -192,17 +193,18 @@ class Machine:
 
     def _advance(self) -> list[Command]:
         """Commits all that can be committed, then starts all that may run."""
+        if self._answer is not None:
+            return self._flush()
         self._compare()
-        while self._answer is None and self._commit_next():
+        while self._commit_next():
             if self._reasoned_enough():
-                self._begin_answer()
-        if self._answer is None:
-            self._prune()
-            self._start_verdicts()
-            self._start_rivals()
-            self._start_draft()
-            self._start_others()
-            self._start_grace()
+                return self._begin_answer(self.policy.answer_by)
+        self._prune()
+        self._start_verdicts()
+        self._start_rivals()
+        self._start_draft()
+        self._start_others()
+        self._start_grace()
         return self._flush()
 
     def _reasoned_enough(self) -> bool:
@@ -337,11 +339,13 @@ class Machine:
             self._grace = next(self._calls)
             self._commands.append(StartGrace(self._grace, self.frontier))
 
-    def _begin_answer(self) -> None:
+    def _begin_answer(self, author: Author) -> list[Command]:
         """The reasoning is over: whatever still runs is beside the point."""
+        self._answer = None
         self._stop_all()
-        self._answer = next(self._calls)
-        self._commands.append(StartAnswer(self._answer, self._prefix(0)))
+        self._answer, self._answers_by = next(self._calls), author
+        self._commands.append(StartAnswer(self._answer, self._prefix(0), author))
+        return self._flush()
 
     # --- failures ---------------------------------------------------------------------------------
 
@@ -359,6 +363,9 @@ class Machine:
             if kind is not Failure.OVERLOADED:
                 self._stop_speculating(f"verifier: {message}")
         elif call == self._answer:
+            if self._answers_by is Author.DRAFT:
+                self.degraded.append(f"draft: {message}")
+                return self._begin_answer(Author.TARGET)
             self._answer = None
             return self._end(Fail(f"target: {message}", call))
         elif rival := self._rival_of(call):
@@ -369,8 +376,7 @@ class Machine:
             if kind is Failure.REFUSED and self.committed:
                 # The context is full: the answer is written from what is there.
                 del self._rivals[rival.index]
-                self._begin_answer()
-                return self._flush()
+                return self._begin_answer(Author.TARGET)
             return self._end(Fail(f"target: {message}", call))
         return None
 

@@ -187,10 +187,11 @@ class StartVerdict:
 
 @dataclass(frozen=True, slots=True)
 class StartAnswer:
-    """Let the target write the answer behind the committed steps."""
+    """Let `author` write the answer behind the committed steps."""
 
     call: int
     steps: tuple[str, ...]
+    author: Author = Author.TARGET
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,5 +43,5 @@ class Parts(Protocol):
         ...
 
     async def answer(self, start: StartAnswer) -> Answer:
-        """The target's answer."""
+        """The answer, by `start.author`."""
         ...

@@ -6,6 +6,8 @@ from dreamr.v1 import common_pb2, gateway_pb2
 from services.common.errors import InvalidRequestError
 from services.common.pair import Pair
 from services.common.validation import check_range, check_sampling
+from services.gateway import convert
+from services.gateway.messages import Author
 from services.gateway.policy import FPSR, POLICIES, Policy, Rule
 
 MAX_WINDOW = 16
@@ -49,6 +51,7 @@ class Plan:
             first_on_target=policy.first_on_target,
             max_reasoning_tokens=self.max_reasoning_tokens,
             max_repeats=self.max_repeats or None,
+            answer_by=convert.AUTHORS[policy.answer_by],
         )
 
     @classmethod
@@ -109,6 +112,8 @@ def _adjusted(policy: Policy, options: gateway_pb2.ReasonOptions) -> Policy:
     if options.HasField("first_on_target"):
         check_range("options.first_on_target", options.first_on_target, 0, MAX_STEPS)
         policy = replace(policy, first_on_target=options.first_on_target) if policy.window else policy
+    if options.answer_by == gateway_pb2.AUTHOR_DRAFT and policy.window:
+        policy = replace(policy, answer_by=Author.DRAFT)
     return policy
 
 

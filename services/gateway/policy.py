@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.gateway.messages import Author
+
 
 class Rule(StrEnum):
     """What decides on a candidate; the first three are the verifier's (`dreamr.v1.VerificationRule`)."""
@@ -30,6 +32,7 @@ class Policy:
         rule: what decides on a candidate.
         width: candidates for the frontier that several draft workers write at the same time.
         first_on_target: steps at the start that the target writes alone.
+        answer_by: who writes the answer.
         grace_seconds: how long a finished rival waits for the pending verdict on its candidate, since
             the chain behind the candidate is worth more than one step.
 
@@ -43,6 +46,7 @@ class Policy:
     rule: Rule = Rule.TBVM
     width: int = 1
     first_on_target: int = 0
+    answer_by: Author = Author.TARGET
     grace_seconds: float = 0.5
 
     def __post_init__(self) -> None:

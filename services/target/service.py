@@ -8,6 +8,7 @@ import grpc
 
 from dreamr.v1 import target_pb2, target_pb2_grpc
 from services.common import logs
+from services.common.answers import AnswerWriter
 from services.common.errors import InvalidRequestError
 from services.common.pair import ReasoningSettings
 from services.common.prompts import Prompts
@@ -30,6 +31,7 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
     ) -> None:
         self._model = model
         self._writer = StepWriter(model, settings)
+        self._answers = AnswerWriter(model, prompts, settings)
         self._prompts = prompts
         self._settings = settings
         self._max_seconds = max_seconds
@@ -92,28 +94,14 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
         self, request: target_pb2.AnswerRequest, context: Context
     ) -> target_pb2.AnswerResponse:
         """The answer behind closed reasoning."""
-        ahead = request.context
-        logs.bind_session(ahead.session_id)
-        check_context(ahead, self._settings)
-        limit = self._settings.max_answer_tokens
-        max_tokens = request.max_tokens if request.HasField("max_tokens") else limit
-        check_range("max_tokens", max_tokens, 1, 8192)
-        parameters = {**check_sampling(request.sampling).parameters(), "max_tokens": max_tokens}
-        images = [image.data for image in ahead.images]
-        started = asyncio.get_running_loop().time()
-        chunk = await self._model.complete(
-            self._prompts.answer(ahead.question, len(images), ahead.steps),
-            images,
-            parameters,
-            seconds=seconds_left(context, self._max_seconds),
+        logs.bind_session(request.context.session_id)
+        written = await self._answers.write(
+            request.context,
+            request.sampling,
+            request.max_tokens if request.HasField("max_tokens") else None,
+            seconds_left(context, self._max_seconds),
         )
-        response = target_pb2.AnswerResponse(
-            text=chunk.text.strip(), truncated=chunk.finish_reason == "length"
-        )
-        response.usage.prompt_tokens = chunk.prompt_tokens
-        response.usage.output_tokens = chunk.tokens
-        response.usage.seconds = asyncio.get_running_loop().time() - started
-        return response
+        return target_pb2.AnswerResponse(text=written.text, usage=written.usage, truncated=written.truncated)
 
     async def Score(  # noqa: N802 - the name is the proto's
         self, request: target_pb2.ScoreRequest, context: Context

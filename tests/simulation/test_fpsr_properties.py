@@ -15,6 +15,7 @@ policies = st.builds(
     rivals=st.integers(0, 3),
     width=st.integers(1, 3),
     first_on_target=st.sampled_from([0, 0, 1, 3]),
+    answer_by=st.sampled_from(list(Author)),
     grace_seconds=st.just(0.5),
 ) | st.builds(
     Policy,

@@ -72,10 +72,13 @@ class FakeServices(
                 yield target_pb2.GenerateResponse(written=written)
 
     async def Answer(self, request: Any, context: Any) -> Any:
-        """See the proto."""
-        with self._call("Answer", request, context):
-            await self._fail("Answer", context)
-            return target_pb2.AnswerResponse(text="42", usage=common_pb2.Usage(output_tokens=1))
+        """See the protos: draft and target have it both."""
+        by_draft = isinstance(request, draft_pb2.DraftServiceAnswerRequest)
+        method = "DraftAnswer" if by_draft else "Answer"
+        with self._call(method, request, context):
+            await self._fail(method, context)
+            response = draft_pb2.DraftServiceAnswerResponse if by_draft else target_pb2.AnswerResponse
+            return response(text="42", usage=common_pb2.Usage(output_tokens=1))
 
     async def Verify(self, request: Any, context: Any) -> Any:
         """See the proto."""

@@ -209,6 +209,14 @@ def test_a_full_context_ends_in_an_answer() -> None:
     assert machine.handle(Answered(2, "42")) == [Finish("42", length=True)]
 
 
+def test_the_draft_may_be_trusted_with_the_answer_and_the_target_stands_in() -> None:
+    machine = started(replace(FPSR, answer_by=Author.DRAFT))
+    machine.handle(Drafted(2, END))
+    assert machine.handle(Judged(3, YES))[-1] == StartAnswer(4, ("end",), Author.DRAFT)
+    assert machine.handle(CallFailed(4, "gone")) == [StartAnswer(5, ("end",), Author.TARGET)]
+    assert machine.handle(Answered(5, "42")) == [Finish("42", length=False)]
+
+
 def test_the_rival_of_an_accepted_candidate_is_stopped_before_its_turn() -> None:
     machine = Machine(replace(FPSR, rivals=2), 8)
     machine.start()

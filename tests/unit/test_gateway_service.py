@@ -402,3 +402,12 @@ async def test_images_that_are_too_much_together_are_refused() -> None:
     )
     with pytest.raises(InvalidRequestError, match="images: 52,000,000 bytes in all, more than"):
         await service._check_images([bytes(13_000_000)] * 4)
+
+
+async def test_the_draft_may_write_the_answer() -> None:
+    parts = FakeServices()
+    async with gateway(parts) as running:
+        told = await running.reason(request(Options(answer_by=gateway_pb2.AUTHOR_DRAFT)))
+        assert told[-1].finished.answer == "42"
+        assert "Answer" not in parts.requests
+        assert told[-1].finished.totals.draft.committed_tokens == 5 * len(STEPS) + 1

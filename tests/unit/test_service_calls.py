@@ -29,7 +29,6 @@ from services.common.pair import (
     TbvmSettings,
 )
 from services.common.prompts import Prompts
-from services.common.steps import StepWriter
 from services.common.triton import TritonModel
 from services.draft.service import DraftService
 from services.target.service import TargetService
@@ -92,7 +91,7 @@ def start(prompts: Prompts) -> Start:
             model = TritonModel(address, "m")
 
             def add(server: grpc.aio.Server) -> None:
-                draft = DraftService(StepWriter(model, LIMITS), prompts, LIMITS, 30)
+                draft = DraftService(model, prompts, LIMITS, 30)
                 draft_pb2_grpc.add_DraftServiceServicer_to_server(draft, server)
                 service = TargetService(model, prompts, LIMITS, 30)
                 target_pb2_grpc.add_TargetServiceServicer_to_server(service, server)

@@ -225,6 +225,10 @@ class Machine:
                 candidate.settle(Verdict(accept=True, reason=Reason.EQUAL_TO_RIVAL))
             elif self.policy.rule is Rule.EQUALITY:
                 candidate.settle(Verdict(accept=False, reason=Reason.DIFFERS_FROM_RIVAL))
+        for candidate in self._at_frontier():
+            undecided = not (candidate.verdict or candidate.judging)
+            if undecided and (twin := self._twin(candidate)) and twin.verdict:
+                candidate.settle(twin.verdict)
 
     def _commit_next(self) -> bool:
         """Commits the frontier's step if it is decided: an accepted candidate, or a rival that is due."""
@@ -271,7 +275,7 @@ class Machine:
 
     def _start_verdicts(self) -> None:
         for offset, candidate in self._candidates():
-            if candidate.verdict or candidate.judging:
+            if candidate.verdict or candidate.judging or (offset == 0 and self._twin(candidate)):
                 continue
             index, rival = self.frontier + offset, None
             if self.policy.rule.needs_rival:
@@ -426,6 +430,14 @@ class Machine:
 
     def _at_frontier(self) -> Iterator[_Candidate]:
         return (candidate for offset, candidate in self._candidates() if offset == 0)
+
+    def _twin(self, candidate: _Candidate) -> _Candidate | None:
+        """Another worker's candidate for the frontier that says the same, and is judged already."""
+        for other in self._at_frontier():
+            judged = (other.judging or other.verdict) and not other.step.truncated
+            if other is not candidate and judged and _same(other.step, candidate.step):
+                return other
+        return None
 
     def _pairs(self) -> Iterator[tuple[_Candidate, Step]]:
         """Candidates without a verdict whose rivals are written."""

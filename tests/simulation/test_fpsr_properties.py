@@ -47,7 +47,7 @@ def world(data: st.DataObject, policy: Policy, *, faults: bool, wordings: int = 
 def test_any_order_of_events_with_faults(data: st.DataObject, policy: Policy) -> None:
     session = world(data, policy, faults=True)
     session.run()
-    assert tuple(step.text for step in session.machine.committed) == session.texts()
+    assert tuple(step.text for step in session.machine.committed) == session.referee.texts
 
 
 @settings(max_examples=300, deadline=None)
@@ -55,8 +55,8 @@ def test_any_order_of_events_with_faults(data: st.DataObject, policy: Policy) ->
 def test_without_faults_every_session_is_answered(data: st.DataObject, policy: Policy) -> None:
     session = world(data, policy, faults=False)
     session.run()
-    assert isinstance(session.end, Finish)
-    assert session.reasoned_enough()
+    assert isinstance(session.referee.end, Finish)
+    assert session.referee.reasoned_enough()
     assert not session.machine.degraded
 
 
@@ -65,20 +65,20 @@ def test_without_faults_every_session_is_answered(data: st.DataObject, policy: P
 def test_the_target_policy_commits_only_the_targets_steps(data: st.DataObject) -> None:
     session = world(data, Policy("target", window=0), faults=False)
     session.run()
-    assert {commit.author for commit in session.commits} == {Author.TARGET}
+    assert {commit.author for commit in session.referee.commits} == {Author.TARGET}
 
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), policy=policies, when=st.integers(0, 25))
 def test_an_abort_stops_everything(data: st.DataObject, policy: Policy, when: int) -> None:
     session = world(data, policy, faults=True)
-    session.obey(session.machine.start())
-    while session.end is None and session.events < when:
+    session.begin()
+    while session.referee.end is None and session.events < when:
         session.tell(session.happen())
-    if session.end is None:
+    if session.referee.end is None:
         session.tell(Aborted("the client left"))
-        assert session.end == Fail("the client left")
-    assert all(session.finished(call) for call in session.running)
+        assert session.referee.end == Fail("the client left")
+    assert all(session.referee.idle(call) for call in session.running)
 
 
 @settings(max_examples=400, deadline=None)
@@ -87,7 +87,7 @@ def test_exact_commits_what_the_target_alone_would(data: st.DataObject, faults: 
     session = world(data, EXACT, faults=faults, wordings=wordings)
     session.run()
     committed: tuple[str, ...] = ()
-    for commit in session.commits:
+    for commit in session.referee.commits:
         wanted = session.targets[committed]
         assert (commit.step.text, commit.step.closes) == (wanted.text, wanted.closes)
         committed += (commit.step.text,)
@@ -98,4 +98,4 @@ def test_exact_commits_what_the_target_alone_would(data: st.DataObject, faults: 
 def test_every_named_policy_ends_with_an_answer(data: st.DataObject, policy: Policy) -> None:
     session = world(data, policy, faults=False)
     session.run()
-    assert isinstance(session.end, Finish)
+    assert isinstance(session.referee.end, Finish)

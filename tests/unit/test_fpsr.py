@@ -323,6 +323,16 @@ def test_several_workers_write_for_the_frontier_and_the_first_accepted_is_kept()
     assert {command.call for command in commands if isinstance(command, Stop)} >= {1, 2, 3, 5}
 
 
+def test_candidates_that_say_the_same_share_a_verdict() -> None:
+    machine = Machine(replace(FPSR, width=2), 8)
+    machine.start()
+    assert machine.handle(Drafted(2, A))[0] == StartVerdict(4, 0, (), A)
+    assert machine.handle(Drafted(3, A)) == []
+    machine.handle(Judged(4, NO))
+    machine.handle(RivalDone(1, C))
+    assert machine.committed == [C]
+
+
 def test_the_rival_waits_for_every_candidate_of_the_frontier() -> None:
     machine = Machine(replace(FPSR, width=2), 8)
     machine.start()

@@ -233,7 +233,11 @@ class Referee:
                 )
 
     def _rejected(self, prefix: Texts, text: str) -> bool:
-        """Whether all verdicts on this step reject it, and it is not the target's own."""
+        """Whether all verdicts on this step reject it, none is pending, and it is not the target's own."""
+        for start in self.running.values():
+            # Drafted once more.
+            if isinstance(start, StartVerdict) and (start.prefix, start.candidate.text) == (prefix, text):
+                return False
         # Nothing is built on a step that closes.
         given = self.verdicts.get((prefix, text, False), ())
         own = self.targets.get(prefix)

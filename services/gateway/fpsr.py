@@ -10,7 +10,7 @@ further candidates for that one position, from other draft workers.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from services.gateway.messages import (
@@ -78,22 +78,27 @@ class _Other:
 class _Rival:
     """The target's own work on `index`; `step` is there once that position is written.
 
-    A rival that `runs_on` goes through the positions by itself, each committed as it is written. One that
-    failed before its position was in need of it is tried again when it is.
+    A rival that `runs_on` goes through the positions by itself, and may be some steps ahead of the commits.
+    One that failed before its position was in need of it is tried again when it is.
     """
 
     call: int
     index: int
     runs_on: bool
     wrote: bool = False
-    step: Step | None = None
+    ahead: list[Step] = field(default_factory=list)
     ended: bool = False
     failed: bool = False
 
     @property
+    def step(self) -> Step | None:
+        """What it wrote for `index`."""
+        return self.ahead[0] if self.ahead else None
+
+    @property
     def idle(self) -> bool:
         """It has no more to write, and only the call's end is still to come."""
-        return self.ended or (self.step is not None and (not self.runs_on or self.step.closes))
+        return self.ended or (bool(self.ahead) and (not self.runs_on or self.ahead[-1].closes))
 
 
 class Machine:
@@ -162,7 +167,8 @@ class Machine:
                 if not self._draft_wrote:
                     self._stop_speculating("the draft wrote nothing")
             case RivalDone(call, step) if rival := self._rival_of(call):
-                rival.step, rival.wrote = step, True
+                rival.ahead.append(step)
+                rival.wrote = True
             case RivalEnded(call) if rival := self._rival_of(call):
                 rival.ended = True
                 if not rival.wrote:
@@ -257,8 +263,9 @@ class Machine:
             verdict = first.verdict if first else None
             self._commit(written, Author.TARGET, rival.call, verdict)
             del self._rivals[rival.index]
-            if rival.runs_on and not rival.ended:
-                rival.index, rival.step = self.frontier, None
+            del rival.ahead[0]
+            if rival.runs_on and (rival.ahead or not rival.ended):
+                rival.index = self.frontier
                 self._rivals[rival.index] = rival
             return True
         return False

@@ -209,6 +209,19 @@ def test_a_full_context_ends_in_an_answer() -> None:
     assert machine.handle(Answered(2, "42")) == [Finish("42", length=True)]
 
 
+def test_a_target_that_runs_ahead_of_the_commits_keeps_its_steps_in_order() -> None:
+    machine = Machine(replace(FPSR, width=2), 8)
+    machine.start()
+    machine.handle(CallFailed(1, "gone"))
+    machine.handle(Drafted(3, A))  # another worker's candidate; call 4 is its verdict
+    assert machine.handle(CallFailed(2, "gone"))[-1] == StartRival(5, 0, (), steps=0)
+    machine.handle(RivalDone(5, B))
+    machine.handle(RivalDone(5, C))
+    assert machine.committed == []
+    machine.handle(Judged(4, NO))
+    assert machine.committed == [B, C]
+
+
 def test_the_draft_may_be_trusted_with_the_answer_and_the_target_stands_in() -> None:
     machine = started(replace(FPSR, answer_by=Author.DRAFT))
     machine.handle(Drafted(2, END))

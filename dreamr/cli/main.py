@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from dreamr.cli import ask, bench, demo, sample, up
+from dreamr.cli import ask, bench, demo, sample, simulate, up
 
 app = typer.Typer(
     help="Speculative reasoning for large vision-language models.",
@@ -17,6 +17,7 @@ app.command("ask")(ask.ask)
 app.command("bench")(bench.bench)
 app.command("sample")(sample.sample)
 app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
 
 
 def main() -> None:

@@ -1,0 +1,135 @@
+"""What one simulated session meets: chosen by a seed, and made smaller where it breaks a rule."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from services.gateway.policy import POLICIES, Policy
+
+
+class Kind(StrEnum):
+    """What can go wrong."""
+
+    SLOW = "slow"
+    FAILS = "fails"
+    FULL = "full"
+    REFUSES = "refuses"
+    HANGS = "hangs"
+    LOST = "lost"
+    SILENT = "silent"
+    LATE = "late"
+    LEAVES = "leaves"
+
+
+PARTS = ("draft", "rival", "verdict", "answer")
+# The kinds that each part can suffer from; a client that leaves is nobody's call.
+_OF_PART = {
+    "draft": (Kind.SLOW, Kind.FAILS, Kind.FULL, Kind.REFUSES, Kind.HANGS, Kind.LOST, Kind.SILENT, Kind.LATE),
+    "rival": (Kind.SLOW, Kind.FAILS, Kind.FULL, Kind.REFUSES, Kind.HANGS, Kind.LOST, Kind.SILENT, Kind.LATE),
+    "verdict": (Kind.SLOW, Kind.FAILS, Kind.FULL, Kind.REFUSES, Kind.HANGS, Kind.LATE),
+    "answer": (Kind.SLOW, Kind.FAILS, Kind.HANGS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that goes wrong with one of a part's calls, or from it on.
+
+    Attributes:
+        call: which of the part's calls, from 0; with LEAVES, milliseconds after the session's start.
+        lasts: it hits all later calls too: a part that is down, or a target that is overloaded.
+    """
+
+    kind: Kind
+    part: str = ""
+    call: int = 0
+    lasts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One session. Seconds are virtual.
+
+    Attributes:
+        steps: of the target's own reasoning.
+        acceptance: how often the draft writes what the target would.
+        noise: how often the judge errs, either way.
+        costs: seconds of a step of each part; each is drawn anew around it.
+    """
+
+    seed: int
+    policy: Policy
+    steps: int
+    max_steps: int
+    acceptance: float
+    noise: float
+    costs: dict[str, float]
+    seconds: float
+    faults: tuple[Fault, ...]
+
+    @classmethod
+    def of(cls, seed: int) -> "Scenario":
+        """The scenario of a seed; always the same one."""
+        chance = random.Random(seed)
+        policy = chance.choice(list(POLICIES.values()))
+        if policy.window and chance.random() < 0.5:
+            window = chance.randint(1, 6)
+            policy = replace(
+                policy,
+                window=window,
+                rivals=chance.randint(1, window) if policy.rule.needs_rival else chance.randint(0, 3),
+                width=chance.choice((1, 1, 2, 3)),
+                first_on_target=chance.choice((0, 0, 1, 3)),
+            )
+        target = chance.uniform(0.2, 2.0)
+        return cls(
+            seed=seed,
+            policy=policy,
+            steps=chance.randint(1, 14),
+            max_steps=chance.choice((16, 16, 5)),
+            acceptance=chance.random(),
+            noise=chance.choice((0.0, 0.1)),
+            costs={
+                "draft": target * chance.uniform(0.05, 0.5),
+                "rival": target,
+                "verdict": target * chance.uniform(0.02, 0.5),
+                "answer": target * 0.5,
+            },
+            seconds=chance.choice((600.0, 600.0, 600.0, target * 3)),
+            faults=tuple(_fault(chance) for _ in range(chance.choice((0, 1, 1, 2, 3, 5)))),
+        )
+
+    def smaller(self) -> Iterator["Scenario"]:
+        """Scenarios with a little less of everything, the boldest cuts first."""
+        for index in range(len(self.faults)):
+            yield replace(self, faults=self.faults[:index] + self.faults[index + 1 :])
+        for steps in (1, self.steps // 2, self.steps - 1):
+            if 0 < steps < self.steps:
+                yield replace(self, steps=steps)
+        policy = self.policy
+        for change in ({"width": 1}, {"first_on_target": 0}, {"window": 1}, {"window": policy.window - 1}):
+            less = replace(policy, **change) if policy.window > 1 else policy  # type: ignore[arg-type]
+            if less != policy:
+                yield replace(self, policy=less)
+        if self.noise:
+            yield replace(self, noise=0.0)
+
+
+def _fault(chance: random.Random) -> Fault:
+    if chance.random() < 0.08:
+        return Fault(Kind.LEAVES, call=chance.randint(0, 8_000))
+    part = chance.choices(PARTS, (4, 4, 4, 1))[0]
+    kind = chance.choice(_OF_PART[part])
+    return Fault(kind, part, chance.randint(0, 6), lasts=chance.random() < 0.25)
+
+
+def shrink(scenario: Scenario, breaks: Callable[[Scenario], bool]) -> Scenario:
+    """The smallest scenario found that still breaks."""
+    while True:
+        for smaller in scenario.smaller():
+            if breaks(smaller):
+                scenario = smaller
+                break
+        else:
+            return scenario

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bench.models import MODELS
 from bench.runner import Sample, Samples
+from bench.waiting import PARTS, waited
 from bench.statistics import difference_of_means, quantile, ratio_of_means
 
 BASELINE = "target"
@@ -70,12 +71,25 @@ def table(report: dict[str, Any]) -> Table:
     return shown
 
 
+def waits(report: dict[str, Any]) -> Table:
+    """Where the time goes: milliseconds that a question waited for each part."""
+    shown = Table(title="milliseconds a question waited for")
+    shown.add_column("policy")
+    for part in PARTS:
+        shown.add_column(part, justify="right")
+    for name, figures in report["policies"].items():
+        shown.add_row(name, *(f"{figures['waited_seconds'][part] * 1000:.0f}" for part in PARTS))
+    return shown
+
+
 def _figures(found: Sequence[Sample]) -> dict[str, Any]:
     totals = [one.answer.totals for one in found]
     seconds = _seconds(found)
     judged = sum(total.accepted + total.rejected for total in totals)
     spent = [one.spent.cpu_seconds for one in found if one.spent]
     wasted = {model: fmean(_wasted(one, model) for one in found) for model in MODELS}
+
+    waits = [waited(one.answer, one.seconds) for one in found]
 
     def mean(of: Callable[[Any], float]) -> float:
         return fmean(map(of, totals))
@@ -92,6 +106,7 @@ def _figures(found: Sequence[Sample]) -> dict[str, Any]:
         "acceptance": sum(total.accepted for total in totals) / judged if judged else None,
         "wasted_tokens": sum(wasted.values()),
         "wasted_tokens_by_model": wasted,
+        "waited_seconds": {part: fmean(one[part] for one in waits) for part in PARTS},
         "busy_seconds": {
             "draft": mean(lambda total: total.draft.busy_seconds),
             "target": mean(lambda total: total.target.busy_seconds),

@@ -29,7 +29,8 @@ find_python() {
   return 1
 }
 if ! python=$(find_python); then
-  install python3
+  # Debian 12's and Ubuntu 24.04's python3 will do; Ubuntu 22.04 has 3.11 beside an older one.
+  install python3 && python=$(find_python) || install python3.11 || true
   python=$(find_python) || { say "no Python 3.11 or 3.12 here; name one: make setup PYTHON=/path/to/python"; exit 1; }
 fi
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')

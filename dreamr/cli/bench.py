@@ -24,7 +24,7 @@ def bench(
     address: AddressOption = None,
 ) -> None:
     """Measure policies side by side, on the same questions in one run."""
-    from bench.report import table
+    from bench.report import table, waits
 
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if len(set(names)) != len(names) or not names:
@@ -33,7 +33,9 @@ def bench(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2) + "\n")
-    Console(file=sys.stdout, width=120).print(table(report))
+    console = Console(file=sys.stdout, width=120)
+    console.print(table(report))
+    console.print(waits(report))
 
 
 async def _bench(

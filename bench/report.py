@@ -11,8 +11,8 @@ from rich.table import Table
 
 from bench.models import MODELS
 from bench.runner import Sample, Samples
-from bench.waiting import PARTS, waited
 from bench.statistics import difference_of_means, quantile, ratio_of_means
+from bench.waiting import PARTS, waited
 
 BASELINE = "target"
 

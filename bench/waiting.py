@@ -8,9 +8,9 @@ PARTS = ("draft", "verdict", "target", "answer", "outside")
 def waited(answer: Answer, seconds: float) -> dict[str, float]:
     """Seconds of one session by what held up the next commit.
 
-    Between two commits the session waits for the draft until the candidate is written, and then for its verdict;
-    where the target's own step is committed, it was the target that was waited for. Behind the last commit
-    comes the answer. `outside` is what the client saw beyond the session: the front, the store, the network.
+    Between two commits the session waits for the draft until the candidate is written, and then for its
+    verdict; where the target's own step is committed, it was the target that was waited for. Behind the last
+    commit comes the answer. `outside` is what the client saw beyond the session: the front, the store, the network.
 
     Args:
         seconds: what the client saw.

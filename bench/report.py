@@ -26,6 +26,7 @@ def to_json(samples: Samples, *, seed: int) -> dict[str, Any]:
         "policies": {name: _figures(found) for name, found in samples.by_policy.items()},
         "speedup": {},
         "accuracy_difference": {},
+        "efficiency": {name: _efficiency(found) for name, found in samples.by_policy.items()},
     }
     baseline = samples.by_policy.get(BASELINE)
     for name, found in samples.by_policy.items() if baseline else ():
@@ -44,7 +45,7 @@ def table(report: dict[str, Any]) -> Table:
     shown = Table(title=f"{report['questions']} questions, policies interleaved")
     for column in (
         *("policy", "accuracy", "mean s", "p50 s", "p95 s", "speedup (95%)", "tokens", "accepted"),
-        *("wasted", "CPU s"),
+        *("wasted", "CPU s", "efficiency"),
     ):
         shown.add_column(column, justify="left" if column == "policy" else "right")
     for name, figures in report["policies"].items():
@@ -58,6 +59,7 @@ def table(report: dict[str, Any]) -> Table:
             else ""
         )
         accepted, spent = figures["acceptance"], figures["cpu_seconds"]
+        efficient = report["efficiency"][name]
         shown.add_row(
             name,
             f"{figures['accuracy']:.1%}",
@@ -67,6 +69,7 @@ def table(report: dict[str, Any]) -> Table:
             "" if accepted is None else f"{accepted:.1%}",
             f"{figures['wasted_tokens']:.0f}",
             "" if spent is None else f"{spent:.2f}",
+            "" if efficient is None else f"{efficient:.2f}",
         )
     return shown
 
@@ -115,6 +118,12 @@ def _figures(found: Sequence[Sample]) -> dict[str, Any]:
         "cpu_seconds": fmean(spent) if spent else None,
         "degraded": sum(bool(one.answer.degraded) for one in found),
     }
+
+
+def _efficiency(found: Sequence[Sample]) -> float | None:
+    """The bound over what was measured: how much of the time is the models' own critical path."""
+    pairs = [(one.bound, one.seconds) for one in found if one.bound is not None]
+    return sum(bound for bound, _ in pairs) / sum(seconds for _, seconds in pairs) if pairs else None
 
 
 def _wasted(sample: Sample, model: str) -> float:

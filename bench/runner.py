@@ -1,10 +1,13 @@
 """Asks every question under every policy, interleaved, in one run."""
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from bench.bound import bound
 from bench.meter import Meter, Reading
 from bench.questions import Question, cold
 from dreamr.client import AsyncClient
@@ -15,12 +18,17 @@ WARM_UP = 3
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question under one policy. `seconds` is what the client saw; `spent` by the whole cluster."""
+    """One question under one policy. `seconds` is what the client saw; `spent` by the whole cluster.
+
+    Attributes:
+        bound: seconds of the critical path through its calls; None where it could not be found.
+    """
 
     right: bool
     seconds: float
     spent: Reading | None
     answer: Answer
+    bound: float | None = None
 
 
 @dataclass(slots=True)
@@ -58,10 +66,15 @@ async def measure(
             image = cold(question.image, f"{number} {policy}")
             before = await meter.read() if meter else None
             started = time.perf_counter()
-            answer = await client.ask(question.text, images=[image], policy=policy)
+            stream = client.reason(question.text, images=[image], policy=policy, activity=True)
+            async with aclosing(stream) as happened:
+                events = [event async for event in happened]
             seconds = time.perf_counter() - started
+            answer = Answer.of(events)
             spent = (await meter.read()).since(before) if meter and before else None
             right = answer.answer.strip() == question.answer.strip()
-            samples.by_policy[policy].append(Sample(right, seconds, spent, answer))
+            # In a thread: the replay has an event loop of its own.
+            least = await asyncio.to_thread(bound, events)
+            samples.by_policy[policy].append(Sample(right, seconds, spent, answer, least))
             on_answer()
     return samples

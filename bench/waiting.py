@@ -10,7 +10,7 @@ def waited(answer: Answer, seconds: float) -> dict[str, float]:
 
     Between two commits the session waits for the draft until the candidate is written, and then for its
     verdict; where the target's own step is committed, it was the target that was waited for. Behind the last
-    commit comes the answer. `outside` is what the client saw beyond the session: the front, the store, the network.
+    commit comes the answer. `outside` is what the client saw beyond the session: front, store and network.
 
     Args:
         seconds: what the client saw.

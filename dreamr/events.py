@@ -44,6 +44,7 @@ class Activity:
         part: draft, rival, verdict or answer.
         phase: started, step, done, cancelled or failed.
         index: the position worked on.
+        closes: a step that ends the reasoning.
     """
 
     call: int
@@ -53,6 +54,7 @@ class Activity:
     at: float
     text: str
     verdict: Verdict | None
+    closes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ def _activity(activity: gateway_pb2.Activity) -> Activity:
         at=activity.at,
         text=activity.text,
         verdict=_verdict(activity.verdict) if activity.HasField("verdict") else None,
+        closes=activity.closes,
     )
 
 

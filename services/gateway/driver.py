@@ -221,7 +221,11 @@ class Driver:
                 work.written_tokens += step.tokens
                 work.tokens = max(work.tokens, work.written_tokens)
                 await self._tell(
-                    work.start, gateway_pb2.PHASE_STEP, text=step.text, offset=len(work.spans) - 1
+                    work.start,
+                    gateway_pb2.PHASE_STEP,
+                    text=step.text,
+                    closes=step.closes,
+                    offset=len(work.spans) - 1,
                 )
             case Judged(_, verdict):
                 self._settle(work)
@@ -311,6 +315,7 @@ class Driver:
         phase: gateway_pb2.Phase,
         *,
         text: str = "",
+        closes: bool = False,
         verdict: Verdict | None = None,
         offset: int = 0,
     ) -> None:
@@ -324,6 +329,7 @@ class Driver:
             index=index,
             at=self._now(),
             text=text,
+            closes=closes,
             verdict=convert.verdict_to(verdict) if verdict else None,
         )
         await self._outbox(gateway_pb2.ReasonResponse(activity=activity))

@@ -1,0 +1,181 @@
+"""The bound of a session: its calls as long as they were, and nothing else.
+
+The same machine and driver play the session again under a virtual clock. Every call takes the time that it
+took, the gateway takes none, and a cancelled call stops at once: the critical path through the parts' work.
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from bench.simulation.clock import StuckError, VirtualLoop
+from dreamr.events import Activity, Commit, Event, Started
+from dreamr.v1 import gateway_pb2
+from services.common.errors import ServiceError
+from services.gateway.driver import Driver
+from services.gateway.fpsr import Machine
+from services.gateway.messages import (
+    Answered,
+    CallFailed,
+    Command,
+    Drafted,
+    DraftEnded,
+    Judged,
+    Reason,
+    RivalDone,
+    RivalEnded,
+    StartAnswer,
+    StartDraft,
+    StartRival,
+    StartVerdict,
+    Step,
+    Verdict,
+)
+from services.gateway.messages import Event as MachineEvent
+from services.gateway.parts import Answer, Progress
+from services.gateway.policy import POLICIES
+
+SECONDS = 86_400.0
+
+Key = tuple[str, tuple[str, ...]]
+"""A piece of work: its part, and the steps it stands behind (with a verdict, the candidate too)."""
+
+
+class _Replay:
+    """`Parts` that do what was done, each piece once and as fast as it was."""
+
+    def __init__(self, pieces: dict[Key, deque[tuple[float, Activity]]]) -> None:
+        self._pieces = pieces
+
+    async def _piece(self, part: str, behind: tuple[str, ...]) -> Activity:
+        pieces = self._pieces.get((part, behind))
+        if not pieces:
+            # Cut short in the session, as it will be here.
+            await asyncio.Event().wait()
+            raise AssertionError("nobody sets it")
+        seconds, event = pieces.popleft()
+        await asyncio.sleep(seconds)
+        return event
+
+    async def _steps(self, part: str, behind: tuple[str, ...], count: int) -> AsyncGenerator[Step, None]:
+        for _ in range(count):
+            event = await self._piece(part, behind)
+            yield Step(event.text, closes=event.closes)
+            if event.closes:
+                return
+            behind += (event.text,)
+
+    async def draft(self, start: StartDraft) -> AsyncGenerator[Step, None]:
+        """See Parts."""
+        async with aclosing(self._steps("draft", start.prefix, start.steps)) as steps:
+            async for step in steps:
+                yield step
+
+    async def rival(self, start: StartRival) -> AsyncGenerator[Step | Progress, None]:
+        """See Parts."""
+        async with aclosing(self._steps("rival", start.prefix, start.steps or 1_000)) as steps:
+            async for step in steps:
+                yield step
+
+    async def verdict(self, start: StartVerdict) -> Verdict:
+        """See Parts."""
+        found = (await self._piece("verdict", (*start.prefix, start.candidate.text))).verdict
+        assert found is not None
+        return Verdict(found.accept, Reason(found.reason), score=found.score, mass=found.mass)
+
+    async def answer(self, start: StartAnswer) -> Answer:
+        """See Parts."""
+        event = await self._piece("answer", start.steps)
+        return Answer(event.text, 1, truncated=False)
+
+
+def _pieces(machine: Machine, activities: Sequence[Activity]) -> dict[Key, deque[tuple[float, Activity]]]:
+    """What was done, and in how many seconds.
+
+    The machine is led through the session once more, since it alone knows behind which steps each call stood.
+    """
+    pieces: dict[Key, deque[tuple[float, Activity]]] = defaultdict(deque)
+    starts: dict[int, Any] = {}
+    since: dict[int, float] = {}
+    behind: dict[int, tuple[str, ...]] = {}
+
+    def obey(commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case StartDraft(call) | StartRival(call):
+                    starts[call], behind[call] = command, command.prefix
+                case StartVerdict(call):
+                    starts[call], behind[call] = command, (*command.prefix, command.candidate.text)
+                case StartAnswer(call):
+                    starts[call], behind[call] = command, command.steps
+
+    obey(machine.start())
+    for event in activities:
+        if event.call not in starts:
+            continue
+        before, since[event.call] = since.get(event.call, event.at), event.at
+        if event.phase == "step" or (event.phase == "done" and event.part in ("verdict", "answer")):
+            pieces[event.part, behind[event.call]].append((event.at - before, event))
+        if event.phase == "step":
+            behind[event.call] += (event.text,)
+        if happened := _event(event):
+            obey(machine.handle(happened))
+    return pieces
+
+
+def _event(activity: Activity) -> MachineEvent | None:
+    """What the machine was told when this was seen."""
+    call, step = activity.call, Step(activity.text, closes=activity.closes)
+    match activity.part, activity.phase:
+        case "draft", "step":
+            return Drafted(call, step)
+        case "rival", "step":
+            return RivalDone(call, step)
+        case "draft", "done":
+            return DraftEnded(call)
+        case "rival", "done":
+            return RivalEnded(call)
+        case "verdict", "done" if activity.verdict:
+            found = activity.verdict
+            return Judged(call, Verdict(found.accept, Reason(found.reason), score=found.score))
+        case "answer", "done":
+            return Answered(call, activity.text)
+        case _, "failed":
+            return CallFailed(call, activity.text)
+    return None
+
+
+def bound(events: Sequence[Event]) -> float | None:
+    """Seconds that the session would have taken; None where it cannot be played again.
+
+    Args:
+        events: all of a finished session, its activity among them.
+    """
+    started = next(event for event in events if isinstance(event, Started))
+    commits = [event for event in events if isinstance(event, Commit)]
+    policy = POLICIES[started.policy]
+    if policy.window:
+        policy = replace(policy, window=started.window)
+    # Where the reasoning did not close, a limit ended it.
+    max_steps = len(commits) + (1 if commits[-1].closes else 0)
+    activities = [event for event in events if isinstance(event, Activity)]
+    replay = _Replay(_pieces(Machine(policy, max_steps), activities))
+    told: list[gateway_pb2.ReasonResponse] = []
+
+    async def outbox(response: gateway_pb2.ReasonResponse) -> None:
+        told.append(response)
+
+    async def play() -> None:
+        clock = asyncio.get_running_loop().time
+        await Driver(Machine(policy, max_steps), replay, outbox, seconds=SECONDS, clock=clock).run()
+
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(play())
+    except (StuckError, ServiceError):
+        return None
+    seconds = told[-1].finished.seconds
+    return seconds if seconds < SECONDS / 2 else None

@@ -1,0 +1,57 @@
+"""A session without overhead is its own bound."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from bench.bound import bound
+from bench.simulation.clock import VirtualLoop
+from bench.simulation.parts import SimulatedParts
+from bench.simulation.scenario import Scenario
+from dreamr.events import Event, Finished, Started, from_proto
+from dreamr.v1 import gateway_pb2
+from services.gateway.driver import Driver
+from services.gateway.fpsr import Machine
+from services.gateway.policy import POLICIES
+
+
+def session(policy: str, seed: int) -> list[Event]:
+    """A simulated session with all its activity, on a clock where nothing but the parts takes time."""
+    scenario = Scenario(
+        seed=seed,
+        policy=POLICIES[policy],
+        steps=9,
+        max_steps=16,
+        acceptance=0.7,
+        noise=0.0,
+        costs={"draft": 0.1, "rival": 1.0, "verdict": 0.15, "answer": 0.3},
+        seconds=600.0,
+        faults=(),
+    )
+    told = [gateway_pb2.ReasonResponse(started={"policy": policy, "window": scenario.policy.window})]
+
+    async def outbox(response: gateway_pb2.ReasonResponse) -> None:
+        told.append(response)
+
+    async def play() -> None:
+        parts = SimulatedParts(scenario, lambda event: None)
+        clock = asyncio.get_running_loop().time
+        machine = Machine(scenario.policy, scenario.max_steps)
+        await Driver(machine, parts, outbox, seconds=600, with_activity=True, clock=clock).run()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play())
+    return [event for response in told if (event := from_proto(response))]
+
+
+def seconds(events: Sequence[Event]) -> float:
+    return next(event.seconds for event in events if isinstance(event, Finished))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_bound_of_a_session_without_overhead_is_its_time(policy: str) -> None:
+    for seed in range(20):
+        events = session(policy, seed)
+        assert isinstance(events[0], Started)
+        assert bound(events) == pytest.approx(seconds(events))

@@ -1,0 +1,52 @@
+"""What the README tells people to type exists, and its pictures and pages are there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path("README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+SHELL = [
+    line.split("#")[0].strip()
+    for language, block in BLOCKS
+    if language == "sh"
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+def help_of(command: str) -> str:
+    program = [sys.executable, "-c", "from dreamr.cli import main; main()", command, "--help"]
+    environment = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb", "PATH": "/usr/bin:/bin"}
+    return subprocess.run(program, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+def test_every_make_target_exists() -> None:
+    named = {line.split()[1] for line in SHELL if line.startswith("make ")}
+    assert {"demo", "test"} <= named
+    inline = set(re.findall(r"`make ([a-z-]+)`", README))
+    targets = set(re.findall(r"^([a-z-]+):", Path("Makefile").read_text(), re.MULTILINE))
+    assert named | inline <= targets
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith(".venv/bin/dreamr")])
+def test_every_command_knows_its_options(line: str) -> None:
+    _, command, *arguments = shlex.split(line)
+    known = help_of(command)
+    assert [word for word in arguments if word.startswith("--") and word not in known] == []
+
+
+@pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
+def test_the_examples_compile(block: str) -> None:
+    # `async with` stands on its own there, as in the asyncio REPL.
+    lines = "\n".join(f"    {line}" for line in block.splitlines())
+    compile(f"async def example():\n{lines}\n", "README.md", "exec")
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_links_lead_somewhere(link: str) -> None:
+    assert Path(link).exists()

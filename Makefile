@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint-protos bench figures cancellation soak clean
+.PHONY: help setup demo test test-slow check lint-protos bench bench-all simulate figures cancellation soak clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,8 +32,15 @@ lint-protos: ## the protos against buf's STANDARD style; needs npm
 bench: setup ## the policies side by side on held-out handwriting
 	$(BIN)/dreamr bench --policies target,fpsr --questions 200 --json .cache/bench.json
 
+bench-all: setup ## the peers' policies too
+	$(BIN)/dreamr bench --policies target,specreason,lookahead,fpsr,exact --questions 300 --json .cache/bench-all.json
+
+simulate: setup ## 20,000 sessions with faults under a virtual clock
+	$(BIN)/dreamr simulate --sessions 20000 --seed 1
+
 figures: setup ## the README's transcript and picture
-	$(BIN)/dreamr demo --timeline docs/timeline.svg | tee docs/demo.txt
+	$(BIN)/dreamr demo --timeline docs/timeline.svg > docs/demo.txt
+	@cat docs/demo.txt
 
 cancellation: setup ## how soon both models stop after a client has cancelled
 	$(BIN)/python -m bench.cancellation --requests 100

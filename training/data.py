@@ -32,7 +32,8 @@ class Encoded:
 
     Attributes:
         labels: the id to be predicted *at* each place by the token before it, IGNORED where nothing is.
-        sound: 1 while a candidate is right so far, 0 from its first wrong token on, IGNORED elsewhere.
+        sound: 1 where a token is the right one, 0 at a candidate's first wrong one, IGNORED elsewhere: behind
+            a wrong token nothing is right or wrong by itself.
         word: 1 where the label is the judge's word or digit.
         position: distance from the start, as the branch sees it.
         branch: 0 for the trunk, then the branch's number.
@@ -48,12 +49,20 @@ class Encoded:
     branch: list[int] = field(default_factory=list)
     fork: list[int] = field(default_factory=list)
 
-    def add(self, ids: list[int], *, labels: list[int] | None = None, branch: int = 0, fork: int = 0) -> None:
+    def add(
+        self,
+        ids: list[int],
+        *,
+        labels: list[int] | None = None,
+        sound: list[int] | None = None,
+        branch: int = 0,
+        fork: int = 0,
+    ) -> None:
         """Appends tokens of one branch; what is not given is IGNORED."""
         start = sum(number == branch for number in self.branch) + (fork if branch else 0)
         self.ids += ids
         self.labels += labels or [IGNORED] * len(ids)
-        self.sound += [IGNORED] * len(ids)
+        self.sound += sound or [IGNORED] * len(ids)
         self.word += [0] * len(ids)
         self.position += range(start, start + len(ids))
         self.branch += [branch] * len(ids)
@@ -112,7 +121,7 @@ class Encoder:
         last = len(example.steps) - 1
         for index, step in enumerate(example.steps):
             said = self.ids(_written(step, index == last))
-            encoded.add(said, labels=said)
+            encoded.add(said, labels=said, sound=[1] * len(said))
             forks.append(len(encoded.ids))
         said = self.ids(example.answer + END)
         encoded.add(said, labels=said)
@@ -135,8 +144,9 @@ class Encoder:
             if right != said:
                 break
             known += 1
-        encoded.add(candidate, branch=branch, fork=fork)
-        encoded.sound[-len(candidate) :] = [int(place < known) for place in range(len(candidate))]
+        behind = max(0, len(candidate) - known - 1)
+        sound = [*[1] * known, *[0] * (len(candidate) - known - behind), *[IGNORED] * behind]
+        encoded.add(candidate, sound=sound, branch=branch, fork=fork)
 
     def _judge(self, encoded: Encoded, right: bool, form: Form, branch: int, fork: int) -> None:
         word = self._words[form, right]

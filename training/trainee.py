@@ -2,7 +2,7 @@
 
 In one forward pass a model can compare what stands there with what it would have written only in layers
 above the one where its own prediction forms. So the lower, writing layers predict the next token too; the
-next ones learn, token by token, whether a candidate is still right; the last gather that for the verdict.
+next ones learn, token by token, whether the right one stands there; the last gather that for the verdict.
 """
 
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ class Trainee(nn.Module):
             marked = batch.sound != IGNORED
             if marked.any():
                 logits = self.sound_head(self._normed(out, self.comparing)[marked]).squeeze(-1).float()
-                sound = functional.binary_cross_entropy_with_logits(logits, batch.sound[marked].float())
+                sound = _balanced(logits, batch.sound[marked].float())
                 total = total + SOUND_WEIGHT * sound
         digit = self._digit_loss(out.image_hidden_states.flatten(0, -2), batch)
         return Losses(total + DIGIT_WEIGHT * digit, text, word, sound, digit)
@@ -97,3 +97,10 @@ class Trainee(nn.Module):
     def _digit_loss(self, features: Tensor, batch: Batch) -> Tensor:
         logits = self.digit_head(features).float()
         return functional.cross_entropy(logits, self.images.labels[batch.grids.flatten()])
+
+
+def _balanced(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross entropy in which the few wrong tokens weigh as much as the many right ones."""
+    losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    right, wrong = labels.sum().clamp(min=1), (1 - labels).sum().clamp(min=1)
+    return (losses * labels).sum() / (2 * right) + (losses * (1 - labels)).sum() / (2 * wrong)

@@ -1,12 +1,17 @@
 """Questions with their answers: the bundled pair's held-out ones, or a file's."""
 
+import importlib
+import importlib.util
 import io
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from dreamr.cluster.triton import MODELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,29 @@ def held_out(count: int, seed: int) -> list[Question]:
     return [
         Question(example.png(), example.question, example.answer) for example in task.held_out(count, seed)
     ]
+
+
+def emulated(count: int, seed: int) -> list[Question]:
+    """The same questions, with the answers that an emulated pair gives."""
+    from services.common.pair import Pair
+    from services.common.prompts import Prompts
+
+    # Backends are laid out for Triton and are no package of ours: loaded by their path, as Triton does.
+    folder = MODELS / "backends" / "emulated"
+    spec = importlib.util.spec_from_file_location(
+        "dreamr_emulated", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    sys.modules["dreamr_emulated"] = importlib.util.module_from_spec(spec)
+    script = importlib.import_module("dreamr_emulated.script")
+    pair = Pair.load(MODELS / "emulated" / "pair.toml")
+    prompts = Prompts(pair.target.template, pair.reasoning)
+
+    def answer(question: str) -> str:
+        said: str = script.Script.answer(script.Asked.of(prompts.reasoning(question, 1, ())))
+        return said.strip()
+
+    return [replace(one, answer=answer(one.text)) for one in held_out(count, seed)]
 
 
 def from_file(path: Path) -> list[Question]:

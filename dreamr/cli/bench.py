@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from dreamr.cli.running import AddressOption, cluster_at, progress, run
+from dreamr.cli.running import AddressOption, PairOption, cluster_at, progress, run
 from dreamr.client import AsyncClient
 
 
@@ -21,6 +21,7 @@ def bench(
         Path | None, typer.Option(help="Questions of your own: JSON lines (image, question, answer).")
     ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    pair: PairOption = "bundled",
     address: AddressOption = None,
 ) -> None:
     """Measure policies side by side, on the same questions in one run."""
@@ -29,7 +30,7 @@ def bench(
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if len(set(names)) != len(names) or not names:
         raise typer.BadParameter("give each policy once", param_hint="--policies")
-    report = run(_bench(address, names, questions, seed, file))
+    report = run(_bench(address, pair, names, questions, seed, file))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2) + "\n")
@@ -39,20 +40,23 @@ def bench(
 
 
 async def _bench(
-    address: str | None, policies: list[str], count: int, seed: int, file: Path | None
+    address: str | None, pair: str, policies: list[str], count: int, seed: int, file: Path | None
 ) -> dict[str, Any]:
     from bench.meter import Meter
-    from bench.questions import from_file, held_out
+    from bench.questions import emulated, from_file, held_out
     from bench.report import to_json
     from bench.runner import measure
 
     try:
-        asked = from_file(file)[:count] if file else held_out(count, seed)
+        if file:
+            asked = from_file(file)[:count]
+        else:
+            asked = (emulated if pair.startswith("emulated:") else held_out)(count, seed)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--file") from error
     if not asked:
         raise typer.BadParameter("holds no question", param_hint="--file")
-    async with cluster_at(address) as target, AsyncClient(target.address) as client:
+    async with cluster_at(address, pair) as target, AsyncClient(target.address) as client:
         cluster = target.cluster
         with Progress(console=progress) as bar:
             task = bar.add_task("questions", total=len(asked) * len(policies))

@@ -22,6 +22,7 @@ app.command("simulate")(simulate.simulate)
 
 def main() -> None:
     """Entry point: what a user can mend is a line on stderr, not a traceback."""
+    from dreamr.cluster.pairs import PairError
     from dreamr.cluster.processes import ProcessError
     from dreamr.cluster.triton import TritonStartError
     from dreamr.errors import DreamrError, InvalidRequestError
@@ -31,7 +32,7 @@ def main() -> None:
     except InvalidRequestError as error:
         sys.stderr.write(f"dreamr: {error}\n")
         raise SystemExit(2) from None
-    except (DreamrError, ProcessError, TritonStartError, OSError) as error:
+    except (DreamrError, PairError, ProcessError, TritonStartError, OSError) as error:
         sys.stderr.write(f"dreamr: {error}\n")
         raise SystemExit(1) from None
     except KeyboardInterrupt:

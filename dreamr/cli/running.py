@@ -30,6 +30,8 @@ AddressOption = Annotated[
     ),
 ]
 
+PairOption = Annotated[str, typer.Option(help="bundled, emulated:PROFILE, or the file of a pair's settings.")]
+
 progress = Console(stderr=True, highlight=False)
 """For everything that is not a result."""
 
@@ -43,12 +45,12 @@ class Target:
 
 
 @asynccontextmanager
-async def cluster_at(address: str | None) -> AsyncIterator[Target]:
+async def cluster_at(address: str | None, pair: str = "bundled") -> AsyncIterator[Target]:
     """A cluster for the block; one that was started for it is stopped behind it."""
     if address is not None:
         yield Target(address, None)
         return
-    cluster = Cluster()
+    cluster = Cluster(pair=pair)
     with progress.status("starting Triton and the services"):
         await cluster.start()
     try:

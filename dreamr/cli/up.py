@@ -8,24 +8,23 @@ from typing import Annotated
 
 import typer
 
-from dreamr.cli.running import check_address, progress
+from dreamr.cli.running import PairOption, check_address, progress
 from dreamr.cluster.cluster import Cluster
-from dreamr.cluster.triton import MODELS
 
 
 def up(
     address: Annotated[
         str, typer.Option(help="HOST:PORT where the gateway listens.", callback=check_address)
     ] = "127.0.0.1:7000",
-    pair: Annotated[Path, typer.Option(help="The pair's settings.", exists=True, dir_okay=False)] = MODELS
-    / "bundled.toml",
+    pair: PairOption = "bundled",
     repository: Annotated[
-        Path, typer.Option(help="Triton's model repository.", exists=True, file_okay=False)
-    ] = MODELS / "repository",
+        Path | None,
+        typer.Option(help="Triton's model repository, for a pair of your own.", exists=True, file_okay=False),
+    ] = None,
     logs: Annotated[Path | None, typer.Option(help="Keep the logs in this folder.")] = None,
 ) -> None:
     """Start a cluster on this machine and keep it up until Ctrl-C."""
-    asyncio.run(_up(Cluster(address, pair=pair.resolve(), repository=repository, keep_logs=logs)))
+    asyncio.run(_up(Cluster(address, pair=pair, repository=repository, keep_logs=logs)))
 
 
 async def _up(cluster: Cluster) -> None:

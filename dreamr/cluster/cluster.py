@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from dreamr.cluster.pairs import PairFiles
 from dreamr.cluster.processes import Child, ProcessError
 from dreamr.cluster.triton import MODELS, TritonServer
 
@@ -29,8 +30,8 @@ class Cluster:
 
     Args:
         address: where the gateway listens; port 0 picks a free one.
-        pair: the pair's settings.
-        repository: Triton's model repository.
+        pair: `bundled`, `emulated:PROFILE`, or the path of a pair's settings.
+        repository: Triton's model repository, for a pair of one's own.
         settings: further environment for the services, such as `DREAMR_GATEWAY_MAX_SESSIONS`.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
 
@@ -46,8 +47,8 @@ class Cluster:
         self,
         address: str = "127.0.0.1:0",
         *,
-        pair: Path = MODELS / "bundled.toml",
-        repository: Path = MODELS / "repository",
+        pair: str = "bundled",
+        repository: Path | None = None,
         settings: dict[str, str] | None = None,
         keep_logs: Path | None = None,
     ) -> None:
@@ -91,13 +92,15 @@ class Cluster:
         """Starts all and waits until the gateway serves.
 
         Raises:
+            PairError: there is no such pair.
             ProcessError: a part did not start.
             TritonStartError: Triton did not.
         """
         self._folder = self._keep_logs or Path(tempfile.mkdtemp(prefix="dreamr-cluster-"))
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._triton = TritonServer(self._repository, log_path=self._folder / "triton.log")
         try:
+            self._files = PairFiles.of(self._pair, self._repository, self._folder)
+            self._triton = TritonServer(self._files.repository, log_path=self._folder / "triton.log")
             redis, _ = await _together(self._start_redis(), self._triton.start())
             triton = self._triton.grpc_address
             draft, target = await _together(
@@ -165,7 +168,7 @@ class Cluster:
             name,
             [
                 *(sys.executable, "-m", f"services.{name}"),
-                *(f"--listen={listen}", f"--pair={self._pair}", f"--log-level={log_level}", *flags),
+                *(f"--listen={listen}", f"--pair={self._files.settings}", f"--log-level={log_level}", *flags),
             ],
         )
         ready = (await self.processes[name].line("ready ", START_SECONDS)).split()

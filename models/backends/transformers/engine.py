@@ -20,11 +20,10 @@ from functools import partial
 import numpy as np
 import torch
 
+from .computes import Computes, Encodes
 from .config import HostSettings, ModelSettings
 from .errors import CancelledRequestError, InvalidRequestError, OverloadedError, RequestError
-from .prompt import PromptEncoder
 from .request import Request, Sink
-from .runner import Runner
 from .sequence import Sequence
 
 # How often counts are passed on at most: each time costs several calls across processes.
@@ -56,8 +55,8 @@ class Engine:
 
     def __init__(
         self,
-        runner: Runner,
-        encoder: PromptEncoder,
+        runner: Computes,
+        encoder: Encodes,
         settings: ModelSettings,
         host: HostSettings,
         report: Callable[[EngineCounts], None],
@@ -141,6 +140,7 @@ class Engine:
             return arrived, self._stopping
 
     def _iterate(self, arrived: Iterable[Sequence]) -> None:
+        self._runner.begin_iteration()
         for sequence in arrived:
             self._admit(sequence)
         self._drop_cancelled_waiting()

@@ -3,20 +3,20 @@
 import gc
 import json
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from .computes import Computes, Encodes
 from .config import HostSettings, ModelSettings
 from .courier import Courier, CourierSink
 from .engine import Engine, EngineCounts
 from .errors import CancelledRequestError, InvalidRequestError, OverloadedError, RequestError
 from .metrics import Metrics
-from .prompt import PromptEncoder
 from .request import Limits, Output, RawRequest, Request
-from .runner import Runner, pick_device, set_threads
 from .tensors import INPUTS
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
@@ -100,19 +100,46 @@ class TritonReceiver:
         _fail(self._sender, error)
 
 
-class Instance:
-    """A model with its engine and courier."""
+Loaded = tuple[ModelSettings, Computes, Encodes]
 
-    def __init__(self, args: dict[str, str]) -> None:
+
+def load_transformers(args: dict[str, str], host: HostSettings, parameters: dict[str, str]) -> Loaded:
+    """A Hugging Face folder, as `1/model.json` names it."""
+    # Imported here: an emulated model needs neither transformers nor the seconds that it takes to import.
+    from .prompt import PromptEncoder
+    from .runner import Runner, pick_device, set_threads
+
+    settings = ModelSettings.load(Path(pb_utils.get_model_dir()))
+    set_threads(host.intra_op_thread_count)
+    device = pick_device(args["model_instance_kind"], int(args["model_instance_device_id"]))
+    runner = Runner(settings, device)
+    encoder = PromptEncoder(runner.tokenizer, runner.processor, runner.image_token_id, host.max_image_pixels)
+    sharing = "off: its cache cannot be cut" if runner.layout is None else "on"
+    pb_utils.Logger.log_info(
+        f"{args['model_name']}: {settings.model.name} on {device}, "
+        f"max_model_len {runner.max_model_len}, prefix sharing {sharing}"
+    )
+    return settings, runner, encoder
+
+
+class Instance:
+    """A model with its engine and courier.
+
+    Args:
+        args: as Triton's python backend gives them.
+        load: makes the model.
+    """
+
+    def __init__(
+        self,
+        args: dict[str, str],
+        load: Callable[[dict[str, str], HostSettings, dict[str, str]], Loaded] = load_transformers,
+    ) -> None:
         model_config = json.loads(args["model_config"])
-        host = HostSettings.load(model_config.get("parameters", {}))
-        settings = ModelSettings.load(Path(pb_utils.get_model_dir()))
-        set_threads(host.intra_op_thread_count)
-        device = pick_device(args["model_instance_kind"], int(args["model_instance_device_id"]))
-        self._runner = Runner(settings, device)
-        encoder = PromptEncoder(
-            self._runner.tokenizer, self._runner.processor, self._runner.image_token_id, host.max_image_pixels
-        )
+        given: dict[str, dict[str, str]] = model_config.get("parameters", {})
+        host = HostSettings.load(given)
+        parameters = {name: entry.get("string_value", "") for name, entry in given.items()}
+        settings, self._runner, encoder = load(args, host, parameters)
         self._limits = Limits(
             max_model_len=self._runner.max_model_len,
             max_logprobs=settings.max_logprobs,
@@ -128,11 +155,6 @@ class Instance:
         self._courier = Courier()
         self._courier.start()
         self._engine.start()
-        pb_utils.Logger.log_info(
-            f"{args['model_name']}: {settings.model.name} on {device}, "
-            f"max_model_len {self._runner.max_model_len}, "
-            f"prefix sharing {'off: its cache cannot be cut' if self._runner.layout is None else 'on'}"
-        )
 
     @staticmethod
     def _make_metrics(labels: dict[str, str]) -> Metrics | None:

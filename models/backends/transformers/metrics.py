@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from .computes import Store
 from .engine import EngineCounts
-from .kv_cache import PrefixStore
 
 _GAUGES = {
     "num_requests_running": "Requests that are being computed",
@@ -39,7 +39,7 @@ class Metrics:
                 self._metrics[name] = family.Metric(labels=labels)
                 self._values[name] = 0.0
 
-    def report(self, counts: EngineCounts, store: PrefixStore) -> None:
+    def report(self, counts: EngineCounts, store: Store) -> None:
         """Pass on the state of the engine and the store."""
         self._set("generation_tokens_total", counts.generated_tokens)
         self._set("last_token_timestamp_seconds", counts.last_token_time)

@@ -123,6 +123,9 @@ class Runner:
         logits.append(decoded)
         return [found for found in logits if found is not None]
 
+    def begin_iteration(self) -> None:
+        """Nothing is done by iterations here."""
+
     def open(self, prompt: Prompt, max_tokens: int) -> SequenceState:
         """Begin a sequence, from the longest prefix that is stored."""
         if self.layout is None:

@@ -1,10 +1,12 @@
 """One request on its way through the engine: its tokens, its text, and what has been sent of it."""
 
+from typing import Any
+
 import torch
 
+from .computes import Computes
 from .prompt import Prompt
 from .request import Output, Request, Sink
-from .runner import Runner, SequenceState
 from .sampling import Sampler, TokenLogprobs, token_logprobs
 from .stops import Detokenizer, StopText
 
@@ -38,7 +40,7 @@ class Sequence:
         self.prompt: Prompt | None = None
         # Why there is no prompt, where somebody else than the engine tried to make it.
         self.failure: Exception | None = None
-        self.state: SequenceState | None = None
+        self.state: Any = None
         self.prefilled = False
         self.limit = 0
         self.tokens: list[int] = []
@@ -52,14 +54,14 @@ class Sequence:
         self._cumulative = 0.0
         self._sent_chars = self._sent_tokens = 0
 
-    def open(self, runner: Runner, prompt: Prompt) -> SequenceState:
+    def open(self, runner: Computes, prompt: Prompt) -> Any:
         """Take a place in the model, with `prompt` as input."""
         self.prompt = prompt
         self.limit = min(self.request.params.max_tokens, runner.max_model_len - len(prompt.ids))
         self.state = runner.open(prompt, self.limit)
         return self.state
 
-    def take(self, runner: Runner, logits: torch.Tensor) -> None:
+    def take(self, runner: Computes, logits: torch.Tensor) -> None:
         """Choose the next token from `logits` (vocabulary,) and see whether it ends the sequence."""
         params = self.request.params
         early = len(self.tokens) < params.min_tokens

@@ -23,6 +23,10 @@ class Reading:
         spent = {model: count - before.tokens[model] for model, count in self.tokens.items()}
         return Reading(self.cpu_seconds - before.cpu_seconds, spent)
 
+    def __add__(self, other: "Reading") -> "Reading":
+        tokens = {model: count + other.tokens[model] for model, count in self.tokens.items()}
+        return Reading(self.cpu_seconds + other.cpu_seconds, tokens)
+
 
 class Meter:
     """Reads a cluster's counters with its models at rest, so that nothing is booked to the next request."""

@@ -10,41 +10,59 @@ from typing import Any
 from rich.table import Table
 
 from bench.models import MODELS
-from bench.runner import Sample, Samples
+from bench.runner import Measured, Sample
 from bench.statistics import difference_of_means, quantile, ratio_of_means
 from bench.waiting import PARTS, waited
 
 BASELINE = "target"
 
 
-def to_json(samples: Samples, *, seed: int) -> dict[str, Any]:
-    """Figures of each policy, and the others against `target` where it was measured."""
+def to_json(levels: dict[int, dict[str, Measured]], *, seed: int, pair: str) -> dict[str, Any]:
+    """Figures of each policy, and the others against `target` where it was measured.
+
+    Args:
+        levels: by concurrency. The lowest one's figures are the report's own; with several, `levels` has all.
+    """
+    found = [{"concurrency": level, **_level(measured)} for level, measured in sorted(levels.items())]
+    report = {"pair": pair, "seed": seed, "environment": _environment(), **found[0]}
+    return report | ({"levels": found} if len(found) > 1 else {})
+
+
+def _level(measured: dict[str, Measured]) -> dict[str, Any]:
     report: dict[str, Any] = {
-        "questions": len(next(iter(samples.by_policy.values()))),
-        "seed": seed,
-        "environment": _environment(),
-        "policies": {name: _figures(found) for name, found in samples.by_policy.items()},
+        "questions": len(next(iter(measured.values())).samples),
+        "policies": {name: _figures(found) for name, found in measured.items()},
         "speedup": {},
         "accuracy_difference": {},
-        "efficiency": {name: _efficiency(found) for name, found in samples.by_policy.items()},
+        "throughput_ratio": {},
+        "efficiency": {name: _efficiency(found.samples) for name, found in measured.items()},
     }
-    baseline = samples.by_policy.get(BASELINE)
-    for name, found in samples.by_policy.items() if baseline else ():
+    baseline = measured.get(BASELINE)
+    for name, found in measured.items() if baseline else ():
         if name == BASELINE:
             continue
         assert baseline is not None
-        speedup = ratio_of_means(_seconds(baseline), _seconds(found))
+        speedup = ratio_of_means(_seconds(baseline.samples), _seconds(found.samples))
         report["speedup"][name] = {"ratio": speedup.value, "ci95": list(speedup.ci95)}
-        accuracy = difference_of_means([one.right for one in found], [one.right for one in baseline])
+        accuracy = difference_of_means(
+            [one.right for one in found.samples], [one.right for one in baseline.samples]
+        )
         report["accuracy_difference"][name] = {"value": accuracy.value, "ci95": list(accuracy.ci95)}
+        report["throughput_ratio"][name] = baseline.wall_seconds / found.wall_seconds
+        report["policies"][name]["same_steps_as_target"] = fmean(
+            [step.text for step in one.answer.steps] == [step.text for step in own.answer.steps]
+            for one, own in zip(found.samples, baseline.samples, strict=True)
+        )
     return report
 
 
 def table(report: dict[str, Any]) -> Table:
     """The report for a reader."""
-    shown = Table(title=f"{report['questions']} questions, policies interleaved")
+    level = report["concurrency"]
+    at_once = "one at a time" if level == 1 else f"{level} at a time"
+    shown = Table(title=f"{report['questions']} questions, {at_once}, policies interleaved")
     for column in (
-        *("policy", "accuracy", "mean s", "p50 s", "p95 s", "speedup (95%)", "tokens", "accepted"),
+        *("policy", "accuracy", "mean s", "p50 s", "p95 s", "speedup (95%)", "per s", "tokens", "accepted"),
         *("wasted", "CPU s", "efficiency"),
     ):
         shown.add_column(column, justify="left" if column == "policy" else "right")
@@ -65,6 +83,7 @@ def table(report: dict[str, Any]) -> Table:
             f"{figures['accuracy']:.1%}",
             *(f"{latency[key]:.3f}" for key in ("mean", "p50", "p95")),
             ratio,
+            f"{figures['answers_per_second']:.2f}",
             f"{figures['tokens_per_answer']:.0f}",
             "" if accepted is None else f"{accepted:.1%}",
             f"{figures['wasted_tokens']:.0f}",
@@ -85,13 +104,12 @@ def waits(report: dict[str, Any]) -> Table:
     return shown
 
 
-def _figures(found: Sequence[Sample]) -> dict[str, Any]:
+def _figures(measured: Measured) -> dict[str, Any]:
+    found, spent = measured.samples, measured.spent
     totals = [one.answer.totals for one in found]
     seconds = _seconds(found)
     judged = sum(total.accepted + total.rejected for total in totals)
-    spent = [one.spent.cpu_seconds for one in found if one.spent]
-    wasted = {model: fmean(_wasted(one, model) for one in found) for model in MODELS}
-
+    wasted = {model: _wasted(measured, model) for model in MODELS}
     waits = [waited(one.answer, one.seconds) for one in found]
 
     def mean(of: Callable[[Any], float]) -> float:
@@ -104,6 +122,7 @@ def _figures(found: Sequence[Sample]) -> dict[str, Any]:
             "p50": quantile(seconds, 0.5),
             "p95": quantile(seconds, 0.95),
         },
+        "answers_per_second": len(found) / measured.wall_seconds,
         "tokens_per_answer": mean(lambda total: total.draft.committed_tokens + total.target.committed_tokens),
         "steps_per_answer": fmean(len(one.answer.steps) for one in found),
         "acceptance": sum(total.accepted for total in totals) / judged if judged else None,
@@ -115,27 +134,28 @@ def _figures(found: Sequence[Sample]) -> dict[str, Any]:
             "target": mean(lambda total: total.target.busy_seconds),
             "verifier": mean(lambda total: total.verifier.busy_seconds),
         },
-        "cpu_seconds": fmean(spent) if spent else None,
+        "cpu_seconds": spent.cpu_seconds / len(found) if spent else None,
         "degraded": sum(bool(one.answer.degraded) for one in found),
     }
 
 
 def _efficiency(found: Sequence[Sample]) -> float | None:
-    """The bound over what was measured: how much of the time is the models' own critical path."""
+    """The bound over what was measured: how much of the time is the parts' own critical path."""
     pairs = [(one.bound, one.seconds) for one in found if one.bound is not None]
     return sum(bound for bound, _ in pairs) / sum(seconds for _, seconds in pairs) if pairs else None
 
 
-def _wasted(sample: Sample, model: str) -> float:
-    """Tokens that stand nowhere in the result; verdicts' one token each among the target's.
+def _wasted(measured: Measured, model: str) -> float:
+    """Tokens an answer that stand nowhere in it; verdicts' one token each among the target's.
 
     The engines know of every token. Of a cluster that is not ours the calls' reports are all there is, and a
     call that was cancelled between two reports is told too cheap.
     """
-    totals = getattr(sample.answer.totals, model)
-    if sample.spent is None:
-        return float(totals.wasted_tokens)
-    return float(sample.spent.tokens[model] - totals.committed_tokens)
+    totals = [getattr(one.answer.totals, model) for one in measured.samples]
+    if measured.spent is None:
+        return fmean(total.wasted_tokens for total in totals)
+    committed: int = sum(total.committed_tokens for total in totals)
+    return (measured.spent.tokens[model] - committed) / len(totals)
 
 
 def _seconds(found: Sequence[Sample]) -> list[float]:

@@ -11,31 +11,38 @@ from bench.bound import bound
 from bench.meter import Meter, Reading
 from bench.questions import Question, cold
 from dreamr.client import AsyncClient
-from dreamr.events import Answer
+from dreamr.events import Answer, Event
 
 WARM_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question under one policy. `seconds` is what the client saw; `spent` by the whole cluster.
+    """One question under one policy.
 
     Attributes:
+        seconds: what the client saw.
         bound: seconds of the critical path through its calls; None where it could not be found.
     """
 
     right: bool
     seconds: float
-    spent: Reading | None
     answer: Answer
-    bound: float | None = None
+    bound: float | None
 
 
 @dataclass(slots=True)
-class Samples:
-    """What was measured: for each policy, a sample a question, in the same order."""
+class Measured:
+    """One policy: a sample a question, in the same order as the other policies'.
 
-    by_policy: dict[str, list[Sample]] = field(default_factory=dict)
+    Attributes:
+        wall_seconds: that all of them took, those at the same time counted once.
+        spent: by the whole cluster; None where it is somebody else's.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    wall_seconds: float = 0.0
+    spent: Reading | None = None
 
 
 async def measure(
@@ -44,37 +51,69 @@ async def measure(
     policies: Sequence[str],
     *,
     seed: int,
+    concurrency: int,
     meter: Meter | None,
     on_answer: Callable[[], None],
-) -> Samples:
-    """One question at a time; for each, the policies in an order drawn anew, so that drift hits all alike.
+) -> dict[str, Measured]:
+    """Rounds of questions; in each the policies come in an order drawn anew, so that drift hits all alike.
 
     No policy finds another's work in a cache: see `bench.questions.cold`.
 
     Args:
+        concurrency: questions at the same time; a round has twice as many, or is a single one.
         meter: of the cluster; None where it is somebody else's.
         on_answer: told after each answer.
     """
+    run = f"{seed} {concurrency}"
     for number, question in enumerate(questions[:WARM_UP]):
         for policy in policies:
-            image = cold(question.image, f"warm-up {number} {policy}")
+            image = cold(question.image, f"warm-up {run} {number} {policy}")
             await client.ask(question.text, images=[image], policy=policy)
     rng = random.Random(seed)
-    samples = Samples({policy: [] for policy in policies})
-    for number, question in enumerate(questions):
+    found = {policy: Measured() for policy in policies}
+    size = 1 if concurrency == 1 else 2 * concurrency
+    for start in range(0, len(questions), size):
         for policy in rng.sample(list(policies), len(policies)):
-            image = cold(question.image, f"{number} {policy}")
+            asked = questions[start : start + size]
+            images = [cold(one.image, f"{run} {start + at} {policy}") for at, one in enumerate(asked)]
             before = await meter.read() if meter else None
-            started = time.perf_counter()
+            began = time.perf_counter()
+            answered = await _round(client, asked, images, policy, concurrency, on_answer)
+            measured = found[policy]
+            measured.wall_seconds += time.perf_counter() - began
+            if meter and before:
+                spent = (await meter.read()).since(before)
+                measured.spent = measured.spent + spent if measured.spent else spent
+            for question, (seconds, events) in zip(asked, answered, strict=True):
+                answer = Answer.of(events)
+                right = answer.answer.strip() == question.answer.strip()
+                # In a thread: the replay has an event loop of its own.
+                least = await asyncio.to_thread(bound, events)
+                measured.samples.append(Sample(right, seconds, answer, least))
+    return found
+
+
+async def _round(
+    client: AsyncClient,
+    questions: Sequence[Question],
+    images: Sequence[bytes],
+    policy: str,
+    concurrency: int,
+    on_answer: Callable[[], None],
+) -> list[tuple[float, list[Event]]]:
+    """Seconds and events of each question, so many of them at a time."""
+    places = asyncio.Semaphore(concurrency)
+
+    async def ask(question: Question, image: bytes) -> tuple[float, list[Event]]:
+        async with places:
+            began = time.perf_counter()
             stream = client.reason(question.text, images=[image], policy=policy, activity=True)
             async with aclosing(stream) as happened:
                 events = [event async for event in happened]
-            seconds = time.perf_counter() - started
-            answer = Answer.of(events)
-            spent = (await meter.read()).since(before) if meter and before else None
-            right = answer.answer.strip() == question.answer.strip()
-            # In a thread: the replay has an event loop of its own.
-            least = await asyncio.to_thread(bound, events)
-            samples.by_policy[policy].append(Sample(right, seconds, spent, answer, least))
-            on_answer()
-    return samples
+            seconds = time.perf_counter() - began
+        on_answer()
+        return seconds, events
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ask(*one)) for one in zip(questions, images, strict=True)]
+    return [task.result() for task in tasks]

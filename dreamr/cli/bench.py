@@ -12,6 +12,8 @@ from rich.progress import Progress
 from dreamr.cli.running import AddressOption, PairOption, cluster_at, progress, run
 from dreamr.client import AsyncClient
 
+MAX_CONCURRENCY = 256
+
 
 def bench(
     policies: Annotated[str, typer.Option(help="Policies, with commas between.")] = "target,fpsr",
@@ -22,6 +24,7 @@ def bench(
     ] = None,
     out: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     pair: PairOption = "bundled",
+    concurrency: Annotated[str, typer.Option(help="Questions at the same time, with commas between.")] = "1",
     address: AddressOption = None,
 ) -> None:
     """Measure policies side by side, on the same questions in one run."""
@@ -30,17 +33,32 @@ def bench(
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if len(set(names)) != len(names) or not names:
         raise typer.BadParameter("give each policy once", param_hint="--policies")
-    report = run(_bench(address, pair, names, questions, seed, file))
+    try:
+        levels = sorted({int(level) for level in concurrency.split(",")})
+    except ValueError:
+        levels = []
+    if not levels or not 1 <= levels[0] <= levels[-1] <= MAX_CONCURRENCY:
+        raise typer.BadParameter(
+            f"give numbers from 1 to {MAX_CONCURRENCY}, with commas between", param_hint="--concurrency"
+        )
+    report = run(_bench(address, pair, names, questions, seed, file, levels))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2) + "\n")
     console = Console(file=sys.stdout, width=120)
-    console.print(table(report))
-    console.print(waits(report))
+    for level in report.get("levels", [report]):
+        console.print(table(level))
+        console.print(waits(level))
 
 
 async def _bench(
-    address: str | None, pair: str, policies: list[str], count: int, seed: int, file: Path | None
+    address: str | None,
+    pair: str,
+    policies: list[str],
+    count: int,
+    seed: int,
+    file: Path | None,
+    levels: list[int],
 ) -> dict[str, Any]:
     from bench.meter import Meter
     from bench.questions import emulated, from_file, held_out
@@ -59,13 +77,17 @@ async def _bench(
     async with cluster_at(address, pair) as target, AsyncClient(target.address) as client:
         cluster = target.cluster
         with Progress(console=progress) as bar:
-            task = bar.add_task("questions", total=len(asked) * len(policies))
-            samples = await measure(
-                client,
-                asked,
-                policies,
-                seed=seed,
-                meter=Meter(cluster) if cluster else None,
-                on_answer=lambda: bar.advance(task),
-            )
-    return to_json(samples, seed=seed)
+            task = bar.add_task("questions", total=len(asked) * len(policies) * len(levels))
+            measured = {
+                level: await measure(
+                    client,
+                    asked,
+                    policies,
+                    seed=seed,
+                    concurrency=level,
+                    meter=Meter(cluster) if cluster else None,
+                    on_answer=lambda: bar.advance(task),
+                )
+                for level in levels
+            }
+    return to_json(measured, seed=seed, pair=pair)

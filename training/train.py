@@ -55,7 +55,7 @@ class Recipe:
     draft_steps: int = 3_000
     draft_enough: float = 0.85
     reason_steps: int = 600
-    judge_steps: int = 2_000
+    judge_steps: int = 2_600
     natural: int = 9_000
     draft_rate: float = 3e-3
     target_rate: float = 2e-3

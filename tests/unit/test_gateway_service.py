@@ -110,7 +110,7 @@ async def test_a_session_is_streamed_and_stored() -> None:
         assert gateway_pb2.Finished.FromString(stored.outcome) == finished
         assert len(stored.images) == 1
         plan = gateway_pb2.ReasonRequest.FromString(stored.request).options
-        assert (plan.policy, plan.window, plan.alpha, plan.max_steps) == ("fpsr", 4, 0.7, 16)
+        assert (plan.policy, plan.window, plan.alpha, plan.max_steps) == ("fpsr", 4, PAIR.tbvm.alpha, 16)
         assert all(commit.verdict.seconds > 0 for commit in commits(told))
         totals = finished.totals.target
         assert totals.committed_tokens <= totals.generated_tokens

@@ -1,13 +1,15 @@
 """A training run of a few steps: it can be stopped, goes on, and leaves folders that load anywhere."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from training.task import held_out
+from training.judging import READING, corrupted_step, reckoned
+from training.task import examples, held_out
 from training.train import Recipe, Run
 
 
@@ -43,3 +45,16 @@ def test_the_bundled_weights_have_a_card(name: str) -> None:
     card = (folder / "README.md").read_text()
     figures = json.loads((folder / "figures.json").read_text())
     assert f"{figures['answers'][name]:.1%}" in card
+
+
+def test_a_misread_step_reckons_on_from_the_wrong_digit() -> None:
+    chance = random.Random(4)
+    example = next(examples(chance, held_out=False))
+    for index, text in enumerate(example.steps):
+        if found := READING.fullmatch(text):
+            head, read, *rest = found.groups()
+            assert reckoned(text, head, [int(digit) for digit in read.split()], rest) == text, index
+    wrong = [corrupted_step(chance, example) for _ in range(200)]
+    assert not any(judgement.right for judgement in wrong)
+    misread = [READING.fullmatch(judgement.text) for judgement in wrong]
+    assert sum(found is not None for found in misread) > 100

@@ -46,7 +46,7 @@ def corrupted_step(rng: random.Random, example: Example) -> Judgement:
 
 
 def _misread(rng: random.Random, example: Example) -> Judgement:
-    """One digit read wrongly, and everything behind it reckoned rightly from there: the draft's own mistake."""
+    """One digit read wrongly, and all behind it reckoned rightly from there: the draft's own mistake."""
     index = rng.randrange(len(example.steps))
     text, closes = example.steps[index], index == len(example.steps) - 1
     if not (found := READING.fullmatch(text)):

@@ -16,6 +16,8 @@ from .request import Output
 
 # The engine asks before every forward; Triton is asked at most this often for one request.
 CHECK_SECONDS = 0.003
+# A prompt's computation waits for the answer at most this long.
+FRESH_SECONDS = 0.002
 
 log = logging.getLogger(__name__)
 
@@ -87,12 +89,20 @@ class CourierSink:
         # Only the courier's thread reads and writes this.
         self._ended = False
 
-    def cancelled(self) -> bool:
-        """What is known of cancellation; has the courier look again where that was a while ago."""
+    def cancelled(self, *, fresh: bool = False) -> bool:
+        """What is known of cancellation; has the courier look again where that was a while ago.
+
+        Args:
+            fresh: wait for what it finds; for work that takes longer than the wait.
+        """
         now = time.monotonic()
         if not self._cancelled and now - self._checked_at >= CHECK_SECONDS:
             self._checked_at = now
             self._courier.send(self._check)
+            if fresh:
+                looked = threading.Event()
+                self._courier.send(looked.set)
+                looked.wait(FRESH_SECONDS)
         return self._cancelled
 
     def send(self, output: Output) -> None:

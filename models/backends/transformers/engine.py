@@ -201,8 +201,8 @@ class Engine:
     def _guard(self, sequence: Sequence, work: Callable[[Sequence], int]) -> int:
         """Do some work for one sequence; whatever goes wrong ends that sequence alone."""
         try:
-            # A piece of a prompt takes long enough to ask anew: of several that were cancelled together only the
-            # one under way is computed.
+            # A piece of a prompt takes long enough to ask anew: of several that were cancelled together only
+            # the one under way is computed.
             if sequence.sink.cancelled(fresh=True):
                 raise CancelledRequestError("cancelled")
             return work(sequence)

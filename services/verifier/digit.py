@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dreamr.v1 import common_pb2
-from services.verifier.tbvm import word_of
+from services.verifier.tbvm import reason_of, word_of
 
 BEST = 9
 # A threshold of seven over nine must not be missed by rounding.
@@ -45,12 +45,7 @@ class Digit:
         else:
             value = float(digits.index(max(digits)))
         p_pos = sum(share for digit, share in enumerate(digits) if _reaches(digit, alpha))
-        if not seen:
-            reason = common_pb2.VERDICT_REASON_NO_LOGPROBS
-        elif mass < self.mass_floor or mass == 0:
-            reason = common_pb2.VERDICT_REASON_LOW_MASS
-        else:
-            reason = common_pb2.VERDICT_REASON_SCORE
+        reason = reason_of(seen, mass, self.mass_floor)
         return common_pb2.Verdict(
             accept=reason == common_pb2.VERDICT_REASON_SCORE and _reaches(value, alpha),
             reason=reason,

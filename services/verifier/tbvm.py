@@ -49,12 +49,7 @@ class Tbvm:
                 p_neg += math.exp(logprob)
         mass = p_pos + p_neg
         score = p_pos / mass if mass > 0 else 0.0
-        if not seen:
-            reason = common_pb2.VERDICT_REASON_NO_LOGPROBS
-        elif mass < self.mass_floor or mass == 0:
-            reason = common_pb2.VERDICT_REASON_LOW_MASS
-        else:
-            reason = common_pb2.VERDICT_REASON_SCORE
+        reason = reason_of(seen, mass, self.mass_floor)
         return common_pb2.Verdict(
             accept=reason == common_pb2.VERDICT_REASON_SCORE and score > alpha,
             reason=reason,
@@ -64,6 +59,20 @@ class Tbvm:
             alpha=alpha,
             mass=mass,
         )
+
+
+def reason_of(seen: bool, mass: float, floor: float) -> common_pb2.VerdictReason:
+    """Whether there is a score to go by: without one a verdict is a reject (fail closed).
+
+    Args:
+        seen: the model returned log-probabilities.
+        mass: probability of all that counts.
+    """
+    if not seen:
+        return common_pb2.VERDICT_REASON_NO_LOGPROBS
+    if mass < floor or mass == 0:
+        return common_pb2.VERDICT_REASON_LOW_MASS
+    return common_pb2.VERDICT_REASON_SCORE
 
 
 def word_of(token: str) -> str:

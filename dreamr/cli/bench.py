@@ -45,7 +45,7 @@ def bench(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2) + "\n")
-    console = Console(file=sys.stdout, width=120)
+    console = Console(file=sys.stdout, width=150)
     for level in report.get("levels", [report]):
         console.print(table(level))
         console.print(waits(level))

@@ -110,7 +110,7 @@ def _figures(measured: Measured) -> dict[str, Any]:
     seconds = _seconds(found)
     judged = sum(total.accepted + total.rejected for total in totals)
     wasted = {model: _wasted(measured, model) for model in MODELS}
-    waits = [waited(one.answer, one.seconds) for one in found]
+    waiting = [waited(one.answer, one.seconds) for one in found]
 
     def mean(of: Callable[[Any], float]) -> float:
         return fmean(map(of, totals))
@@ -128,7 +128,7 @@ def _figures(measured: Measured) -> dict[str, Any]:
         "acceptance": sum(total.accepted for total in totals) / judged if judged else None,
         "wasted_tokens": sum(wasted.values()),
         "wasted_tokens_by_model": wasted,
-        "waited_seconds": {part: fmean(one[part] for one in waits) for part in PARTS},
+        "waited_seconds": {part: fmean(one[part] for one in waiting) for part in PARTS},
         "busy_seconds": {
             "draft": mean(lambda total: total.draft.busy_seconds),
             "target": mean(lambda total: total.target.busy_seconds),

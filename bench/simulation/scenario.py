@@ -108,10 +108,15 @@ class Scenario:
             if 0 < steps < self.steps:
                 yield replace(self, steps=steps)
         policy = self.policy
-        for change in ({"width": 1}, {"first_on_target": 0}, {"window": 1}, {"window": policy.window - 1}):
-            less = replace(policy, **change) if policy.window > 1 else policy  # type: ignore[arg-type]
-            if less != policy:
-                yield replace(self, policy=less)
+        if policy.window > 1:
+            for less in (
+                replace(policy, width=1),
+                replace(policy, first_on_target=0),
+                replace(policy, window=1),
+                replace(policy, window=policy.window - 1),
+            ):
+                if less != policy:
+                    yield replace(self, policy=less)
         if self.noise:
             yield replace(self, noise=0.0)
 

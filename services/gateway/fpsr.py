@@ -52,6 +52,12 @@ class _Candidate:
     judging: int | None = None
     verdict: Verdict | None = None
 
+    @classmethod
+    def drafted(cls, step: Step, draft: int) -> "_Candidate":
+        """A step that was cut off needs no judge."""
+        verdict = Verdict(accept=False, reason=Reason.TRUNCATED) if step.truncated else None
+        return cls(step, draft, verdict=verdict)
+
     def settle(self, verdict: Verdict) -> None:
         self.judging, self.verdict = None, verdict
 
@@ -155,11 +161,9 @@ class Machine:
         match event:
             case Drafted(call, step) if call == self._draft:
                 self._draft_wrote = True
-                verdict = Verdict(accept=False, reason=Reason.TRUNCATED) if step.truncated else None
-                self._chain.append(_Candidate(step, call, verdict=verdict))
+                self._chain.append(_Candidate.drafted(step, call))
             case Drafted(call, step) if (other := self._other_of(call)) and other.candidate is None:
-                verdict = Verdict(accept=False, reason=Reason.TRUNCATED) if step.truncated else None
-                other.candidate = _Candidate(step, call, verdict=verdict)
+                other.candidate = _Candidate.drafted(step, call)
             case DraftEnded(call) if other := self._other_of(call):
                 other.drafting = False
             case DraftEnded(call) if call == self._draft:

@@ -18,8 +18,8 @@ def sample(policy: str, seconds: float, *, right: bool = True, text: str = "a") 
     return Sample(right, seconds, answer, seconds * 0.8)
 
 
-def measured(policy: str, seconds: float, **changes: str) -> Measured:
-    samples = [sample(policy, seconds * factor, **changes) for factor in (0.9, 1.0, 1.1)]  # type: ignore[arg-type]
+def measured(policy: str, seconds: float, *, text: str = "a") -> Measured:
+    samples = [sample(policy, seconds * factor, text=text) for factor in (0.9, 1.0, 1.1)]
     spent = Reading(cpu_seconds=3.0, tokens={"draft": 36, "target": 30})
     return Measured(samples, wall_seconds=3 * seconds, spent=spent)
 

@@ -17,12 +17,15 @@ from dreamr.v1 import gateway_pb2
 from services.common.errors import ServiceError
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
+from services.gateway.governor import Ungoverned
 from services.gateway.messages import (
     Answered,
     CallFailed,
     Command,
+    CommitStep,
     Drafted,
     DraftEnded,
+    Governed,
     Judged,
     Reason,
     RivalDone,
@@ -37,6 +40,7 @@ from services.gateway.messages import (
 from services.gateway.messages import Event as MachineEvent
 from services.gateway.parts import Answer, Progress
 from services.gateway.policy import POLICIES
+from services.gateway.speculation import Speculation
 
 SECONDS = 86_400.0
 
@@ -56,8 +60,13 @@ class _Replay:
             # Cut short in the session, as it will be here.
             await asyncio.Event().wait()
             raise AssertionError("nobody sets it")
-        seconds, event = pieces.popleft()
-        await asyncio.sleep(seconds)
+        seconds, event = piece = pieces.popleft()
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            # As in the session, where it was begun in vain, and done by a later call.
+            pieces.appendleft(piece)
+            raise
         return event
 
     async def _steps(self, part: str, behind: tuple[str, ...], count: int) -> AsyncGenerator[Step, None]:
@@ -92,10 +101,26 @@ class _Replay:
         return Answer(event.text, 1, truncated=False)
 
 
-def _pieces(machine: Machine, activities: Sequence[Activity]) -> dict[Key, deque[tuple[float, Activity]]]:
+class _Led(Ungoverned):
+    """Speculates as far as the session did, commit by commit."""
+
+    def __init__(self, levels: Sequence[str]) -> None:
+        self._levels = iter(levels)
+
+    def level(self) -> Speculation:
+        """See Governs."""
+        return Speculation(next(self._levels))
+
+
+def _pieces(
+    machine: Machine, activities: Sequence[Activity], levels: Sequence[str]
+) -> dict[Key, deque[tuple[float, Activity]]]:
     """What was done, and in how many seconds.
 
     The machine is led through the session once more, since it alone knows behind which steps each call stood.
+
+    Args:
+        levels: of speculation behind each commit.
     """
     pieces: dict[Key, deque[tuple[float, Activity]]] = defaultdict(deque)
     starts: dict[int, Any] = {}
@@ -105,6 +130,8 @@ def _pieces(machine: Machine, activities: Sequence[Activity]) -> dict[Key, deque
     def obey(commands: list[Command]) -> None:
         for command in commands:
             match command:
+                case CommitStep(index):
+                    obey(machine.handle(Governed(Speculation(levels[index]))))
                 case StartDraft(call) | StartRival(call):
                     starts[call], behind[call] = command, command.prefix
                 case StartVerdict(call):
@@ -162,7 +189,13 @@ def bound(events: Sequence[Event]) -> float | None:
     # Where the reasoning did not close, a limit ended it.
     max_steps = len(commits) + (1 if commits[-1].closes else 0)
     activities = [event for event in events if isinstance(event, Activity)]
-    replay = _Replay(_pieces(Machine(policy, max_steps), activities))
+    first = Speculation(started.speculation)
+    levels = [commit.speculation for commit in commits]
+
+    def machine() -> Machine:
+        return Machine(policy, max_steps, speculation=first)
+
+    replay = _Replay(_pieces(machine(), activities, levels))
     told: list[gateway_pb2.ReasonResponse] = []
 
     async def outbox(response: gateway_pb2.ReasonResponse) -> None:
@@ -170,7 +203,7 @@ def bound(events: Sequence[Event]) -> float | None:
 
     async def play() -> None:
         clock = asyncio.get_running_loop().time
-        await Driver(Machine(policy, max_steps), replay, outbox, seconds=SECONDS, clock=clock).run()
+        await Driver(machine(), replay, outbox, seconds=SECONDS, governor=_Led(levels), clock=clock).run()
 
     try:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:

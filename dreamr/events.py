@@ -26,13 +26,19 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The session exists; `durable` tells whether it outlives the gateway."""
+    """The session exists.
+
+    Attributes:
+        durable: it outlives the gateway.
+        speculation: how far it goes at first: full, after_reject or none.
+    """
 
     session_id: str
     policy: str
     window: int
     alpha: float
     durable: bool
+    speculation: str = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ class Commit:
         started: when the work on it began.
         written: when its text was complete.
         committed: when it was committed.
+        speculation: how far the session goes from here on: full, after_reject or none.
     """
 
     index: int
@@ -78,6 +85,7 @@ class Commit:
     started: float
     written: float
     committed: float
+    speculation: str = "full"
 
     @property
     def score(self) -> float | None:
@@ -174,7 +182,14 @@ def from_proto(response: gateway_pb2.ReasonResponse) -> Event | None:
     match response.WhichOneof("event"):
         case "started":
             started = response.started
-            return Started(started.session_id, started.policy, started.window, started.alpha, started.durable)
+            return Started(
+                session_id=started.session_id,
+                policy=started.policy,
+                window=started.window,
+                alpha=started.alpha,
+                durable=started.durable,
+                speculation=_speculation(started.speculation),
+            )
         case "activity":
             return _activity(response.activity)
         case "commit":
@@ -183,6 +198,10 @@ def from_proto(response: gateway_pb2.ReasonResponse) -> Event | None:
             return _finished(response.finished)
         case _:
             return None
+
+
+def _speculation(level: gateway_pb2.Speculation) -> str:
+    return gateway_pb2.Speculation.Name(level).removeprefix("SPECULATION_").lower()
 
 
 def _verdict(verdict: common_pb2.Verdict) -> Verdict:
@@ -222,6 +241,7 @@ def _commit(commit: gateway_pb2.Commit) -> Commit:
         started=commit.timings.started,
         written=commit.timings.written,
         committed=commit.timings.committed,
+        speculation=_speculation(commit.speculation),
     )
 
 

@@ -14,6 +14,7 @@ from services.gateway.messages import (
     Fail,
     Failure,
     Finish,
+    Governed,
     GraceOver,
     Judged,
     Reason,
@@ -29,6 +30,7 @@ from services.gateway.messages import (
     Verdict,
 )
 from services.gateway.policy import Policy, Rule
+from services.gateway.speculation import Speculation
 
 Start = StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace
 Texts = tuple[str, ...]
@@ -61,6 +63,7 @@ class Referee:
     commits: list[CommitStep] = field(default_factory=list)
     end: Finish | Fail | None = None
     full: bool = False
+    speculation: Speculation = Speculation.FULL
     checks: int = 0
     _judging: set[Texts] = field(default_factory=set)
 
@@ -90,6 +93,8 @@ class Referee:
 
     def see(self, event: Event) -> None:
         """Takes note of an event, before the machine has it; one about a stopped call says nothing."""
+        if isinstance(event, Governed):
+            self.speculation = event.speculation
         start = self.running.get(getattr(event, "call", 0))
         if start is None:
             return
@@ -148,12 +153,17 @@ class Referee:
         committed = self.texts
         match start:
             case StartDraft(_, index, prefix, steps, lane):
+                self._require(self.speculation is not Speculation.NONE, "drafts where it must not speculate")
                 self._require(1 <= steps <= self.policy.window, f"drafts {steps} steps")
                 self._require(lane < self.policy.width, f"lane {lane}")
                 self._require(lane == 0 or prefix == committed, "another lane than the chain's looks ahead")
                 self._require(index >= self.policy.first_on_target, "drafts what is the target's to write")
                 self._check_prefix(index, prefix)
-            case StartRival(_, index, prefix) | StartVerdict(_, index, prefix):
+            case StartRival(_, index, prefix):
+                self._check_prefix(index, prefix)
+                early = self.speculation is not Speculation.FULL and self._is_judged_alone(prefix)
+                self._require(not early, "a rival before its candidate is judged")
+            case StartVerdict(_, index, prefix):
                 self._check_prefix(index, prefix)
             case StartAnswer(_, steps):
                 self._require(steps == committed, "the answer stands behind what is committed")
@@ -162,6 +172,14 @@ class Referee:
                 self._require(not others, f"an answer, and {others} still run")
             case StartGrace(_, index):
                 self._require(index == len(committed), "grace for another position than the frontier")
+
+    def _is_judged_alone(self, prefix: Texts) -> bool:
+        """Whether the one candidate behind it is still being judged, by a rule that needs no rival."""
+        if self.policy.rule.needs_rival or self.policy.width > 1:
+            return False
+        return any(
+            isinstance(start, StartVerdict) and start.prefix == prefix for start in self.running.values()
+        )
 
     def _check_prefix(self, index: int, prefix: Texts) -> None:
         committed = self.texts

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from services.gateway.policy import POLICIES, Policy
+from services.gateway.speculation import Speculation
 
 
 class Kind(StrEnum):
@@ -56,6 +57,7 @@ class Scenario:
         acceptance: how often the draft writes what the target would.
         noise: how often the judge errs, either way.
         costs: seconds of a step of each part; each is drawn anew around it.
+        levels: what the governor says after each commit, in turn; none for full speculation.
     """
 
     seed: int
@@ -67,6 +69,7 @@ class Scenario:
     costs: dict[str, float]
     seconds: float
     faults: tuple[Fault, ...]
+    levels: tuple[Speculation, ...] = ()
 
     @classmethod
     def of(cls, seed: int) -> "Scenario":
@@ -98,6 +101,7 @@ class Scenario:
             },
             seconds=chance.choice((600.0, 600.0, 600.0, target * 3)),
             faults=tuple(_fault(chance) for _ in range(chance.choice((0, 1, 1, 2, 3, 5)))),
+            levels=tuple(chance.choices(tuple(Speculation), k=chance.choice((0, 0, 1, 3, 5)))),
         )
 
     def smaller(self) -> Iterator["Scenario"]:
@@ -117,6 +121,9 @@ class Scenario:
             ):
                 if less != policy:
                     yield replace(self, policy=less)
+        if self.levels:
+            yield replace(self, levels=())
+            yield replace(self, levels=self.levels[:-1])
         if self.noise:
             yield replace(self, noise=0.0)
 

@@ -1,7 +1,9 @@
 """One simulated session: the real machine and the real driver, watched by a referee."""
 
 import asyncio
+import itertools
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.simulation.parts import SimulatedParts
@@ -11,8 +13,10 @@ from dreamr.v1 import gateway_pb2
 from services.common.errors import ServiceError
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
+from services.gateway.governor import Ungoverned
 from services.gateway.messages import Command, Event
 from services.gateway.policy import Rule
+from services.gateway.speculation import Speculation
 
 
 class WatchedMachine(Machine):
@@ -32,6 +36,17 @@ class WatchedMachine(Machine):
     def _shown(self, commands: list[Command]) -> list[Command]:
         self.referee.obey(commands)
         return commands
+
+
+class Fickle(Ungoverned):
+    """A governor that takes the scenario's levels one after the other, and then again."""
+
+    def __init__(self, levels: Sequence[Speculation]) -> None:
+        self._levels = itertools.cycle(levels or (Speculation.FULL,))
+
+    def level(self) -> Speculation:
+        """See Governs."""
+        return next(self._levels)
 
 
 @dataclass(slots=True)
@@ -64,7 +79,8 @@ async def play(scenario: Scenario) -> Outcome:
 
     loop = asyncio.get_running_loop()
     parts = SimulatedParts(scenario, late)
-    driver = Driver(machine, parts, outbox, seconds=scenario.seconds, clock=loop.time)
+    governor = Fickle(scenario.levels)
+    driver = Driver(machine, parts, outbox, seconds=scenario.seconds, governor=governor, clock=loop.time)
     outcome, before, began = Outcome(injected=parts.injected), asyncio.all_tasks(), loop.time()
     leaving = next((fault for fault in scenario.faults if fault.kind is Kind.LEAVES), None)
     session = asyncio.create_task(driver.run())

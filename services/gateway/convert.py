@@ -2,7 +2,11 @@
 
 from dreamr.v1 import common_pb2, gateway_pb2
 from services.gateway.messages import Author, Reason, Step, Verdict
+from services.gateway.speculation import Speculation
 
+SPECULATIONS: dict[Speculation, gateway_pb2.Speculation] = {
+    level: getattr(gateway_pb2, f"SPECULATION_{level.name}") for level in Speculation
+}
 AUTHORS = {Author.DRAFT: gateway_pb2.AUTHOR_DRAFT, Author.TARGET: gateway_pb2.AUTHOR_TARGET}
 
 _REASONS: dict[Reason, common_pb2.VerdictReason] = {

@@ -6,6 +6,7 @@ told to an `outbox`, in order.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from services.common.errors import (
 )
 from services.gateway import convert
 from services.gateway.fpsr import Machine
+from services.gateway.governor import Governs, Ungoverned
 from services.gateway.messages import (
     Aborted,
     Answered,
@@ -34,6 +36,7 @@ from services.gateway.messages import (
     Fail,
     Failure,
     Finish,
+    Governed,
     GraceOver,
     Judged,
     Reason,
@@ -48,6 +51,7 @@ from services.gateway.messages import (
     Verdict,
 )
 from services.gateway.parts import Parts, Progress
+from services.gateway.speculation import Speculation
 from services.gateway.totals import ModelTotals, Totals
 
 Start = StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace
@@ -88,6 +92,7 @@ class Driver:
         parts: the cluster, as this session sees it.
         outbox: told `activity` (only with `with_activity`), each `commit` and at last `finished`.
         seconds: how long the session may take.
+        governor: told of every call, and asked after each commit how far to speculate.
         clock: seconds for timings; uvloop's own time has milliseconds only.
     """
 
@@ -99,6 +104,7 @@ class Driver:
         *,
         seconds: float,
         with_activity: bool = False,
+        governor: Governs | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.totals = Totals()
@@ -107,6 +113,7 @@ class Driver:
         self._outbox = outbox
         self._seconds = seconds
         self._with_activity = with_activity
+        self._governor = governor or Ungoverned()
         self._clock = clock
         self._events: asyncio.Queue[Event] = asyncio.Queue(_EVENTS)
         self._works: dict[int, _Work] = {}
@@ -124,32 +131,37 @@ class Driver:
         """
         deadline = asyncio.get_running_loop().time() + self._seconds
         self._began = self._clock()
-        async with asyncio.TaskGroup() as group:
-            end = await self._obey(self._machine.start(), group)
-            while end is None:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        event = await self._events.get()
-                except TimeoutError:
-                    event = Aborted("deadline")
-                end = await self._obey(await self._note(event), group)
-            for call in list(self._works):
-                await self._stop(call)
+        try:
+            async with asyncio.TaskGroup() as group:
+                end = await self._obey(self._machine.start(), group)
+                while end is None:
+                    try:
+                        async with asyncio.timeout_at(deadline):
+                            event = await self._events.get()
+                    except TimeoutError:
+                        event = Aborted("deadline")
+                    end = await self._obey(await self._note(event), group)
+                for call in list(self._works):
+                    await self._stop(call)
+        finally:
+            self._governor.close()
         await self._conclude(end)
 
     # --- commands ---------------------------------------------------------------------------------
 
     async def _obey(self, commands: list[Command], group: asyncio.TaskGroup) -> Finish | Fail | None:
-        for command in commands:
-            match command:
+        waiting = deque(commands)
+        while waiting:
+            match waiting.popleft():
                 case Stop(call):
                     await self._stop(call)
-                case CommitStep():
-                    await self._commit(command)
-                case Finish() | Fail():
-                    return command
-                case _:
-                    await self._start(command, group)
+                case CommitStep() as commit:
+                    level = await self._commit(commit)
+                    waiting.extend(self._machine.handle(Governed(level)))
+                case Finish() | Fail() as end:
+                    return end
+                case start:
+                    await self._start(start, group)
         return None
 
     async def _start(self, start: Start, group: asyncio.TaskGroup) -> None:
@@ -157,6 +169,7 @@ class Driver:
         self._works[start.call] = _Work(start, task, self._now())
         if account := self._account(start):
             account.calls += 1
+        self._governor.began(start)
         await self._tell(start, gateway_pb2.PHASE_STARTED)
 
     async def _stop(self, call: int) -> None:
@@ -169,7 +182,8 @@ class Driver:
             account.cancelled_calls += 1
         await self._tell(work.start, gateway_pb2.PHASE_CANCELLED)
 
-    async def _commit(self, command: CommitStep) -> None:
+    async def _commit(self, command: CommitStep) -> Speculation:
+        """Tells a commit; returns how far to speculate behind it."""
         work = self._works[command.call]
         offset = command.index - work.start.index if isinstance(work.start, StartDraft | StartRival) else 0
         began, written = work.spans[offset]
@@ -180,14 +194,18 @@ class Driver:
             self.totals.steps_by_target += 1
             self.totals.target.committed_tokens += command.step.tokens
             self.totals.rejected += command.verdict is not None
+        self._governor.committed(command.author, command.step.tokens, command.verdict)
+        level = self._governor.level()
         commit = gateway_pb2.Commit(
             index=command.index,
             step=convert.step_to(command.step),
             author=convert.AUTHORS[command.author],
             verdict=convert.verdict_to(command.verdict) if command.verdict else None,
             timings=gateway_pb2.CommitTimings(started=began, written=written, committed=self._now()),
+            speculation=convert.SPECULATIONS[level],
         )
         await self._outbox(gateway_pb2.ReasonResponse(commit=commit))
+        return level
 
     async def _conclude(self, end: Finish | Fail) -> None:
         if isinstance(end, Fail):
@@ -209,7 +227,7 @@ class Driver:
 
     async def _note(self, event: Event) -> list[Command]:
         """Accounts for an event of a live call, then lets the machine have it."""
-        work = None if isinstance(event, Aborted) else self._works.get(event.call)
+        work = None if isinstance(event, Aborted | Governed) else self._works.get(event.call)
         if work is None or work.over:
             return self._machine.handle(event)
         match event:
@@ -220,6 +238,8 @@ class Driver:
                 # Progress may have told these tokens already.
                 work.written_tokens += step.tokens
                 work.tokens = max(work.tokens, work.written_tokens)
+                began, written = work.spans[-1]
+                self._governor.wrote(work.start, step.tokens, written - began)
                 await self._tell(
                     work.start,
                     gateway_pb2.PHASE_STEP,
@@ -229,6 +249,7 @@ class Driver:
                 )
             case Judged(_, verdict):
                 self._settle(work)
+                self._governor.judged(self._now() - work.began)
                 await self._tell(work.start, gateway_pb2.PHASE_DONE, verdict=verdict)
             case Answered(_, text, tokens):
                 work.tokens = tokens
@@ -305,6 +326,7 @@ class Driver:
     def _settle(self, work: _Work) -> None:
         """Books a call's cost, once."""
         work.over = True
+        self._governor.ended(work.start)
         if account := self._account(work.start):
             account.busy_seconds += self._now() - work.began
             account.generated_tokens += work.tokens

@@ -26,6 +26,7 @@ from services.gateway.messages import (
     Fail,
     Failure,
     Finish,
+    Governed,
     GraceOver,
     Judged,
     Reason,
@@ -41,6 +42,7 @@ from services.gateway.messages import (
     Verdict,
 )
 from services.gateway.policy import Policy, Rule
+from services.gateway.speculation import Speculation
 
 
 @dataclass(slots=True)
@@ -116,13 +118,20 @@ class Machine:
         max_tokens: tokens of the committed steps, after which the answer is written; None for no limit.
         max_repeats: how often one text may be committed before the reasoning counts as going in circles and
             the answer is written; 0 for no limit.
+        speculation: how far to go at first, within the policy; `Governed` changes it.
 
     `start` and `handle` return the commands to carry out, in order. After `Finish` or `Fail` the machine is
     `over`: everything it started has been stopped or has ended, and further events return nothing.
     """
 
     def __init__(
-        self, policy: Policy, max_steps: int, *, max_tokens: int | None = None, max_repeats: int = 0
+        self,
+        policy: Policy,
+        max_steps: int,
+        *,
+        max_tokens: int | None = None,
+        max_repeats: int = 0,
+        speculation: Speculation = Speculation.FULL,
     ) -> None:
         if max_steps < 1 or (max_tokens is not None and max_tokens < 1) or max_repeats < 0:
             raise ValueError("max_steps and max_tokens must be at least 1, max_repeats at least 0")
@@ -130,6 +139,7 @@ class Machine:
         self.max_steps = max_steps
         self.max_tokens = max_tokens
         self.max_repeats = max_repeats
+        self.speculation = speculation
         self.committed: list[Step] = []
         self.degraded: list[str] = []
         self.over = False
@@ -141,9 +151,14 @@ class Machine:
         self._grace: int | None = None
         self._answer: int | None = None
         self._answers_by = policy.answer_by
-        self._speculating = policy.window > 0
+        # Draft and verifier are there, as far as is known.
+        self._has_draft = policy.window > 0
         self._calls = count(1)
         self._commands: list[Command] = []
+
+    @property
+    def _speculating(self) -> bool:
+        return self._has_draft and self.speculation is not Speculation.NONE
 
     @property
     def frontier(self) -> int:
@@ -169,7 +184,7 @@ class Machine:
             case DraftEnded(call) if call == self._draft:
                 self._draft = None
                 if not self._draft_wrote:
-                    self._stop_speculating("the draft wrote nothing")
+                    self._do_without_draft("the draft wrote nothing")
             case RivalDone(call, step) if rival := self._rival_of(call):
                 rival.ahead.append(step)
                 rival.wrote = True
@@ -193,6 +208,10 @@ class Machine:
                     if candidate.judging:
                         self._stop(candidate.judging)
                         candidate.settle(Verdict(accept=False, reason=Reason.LATE))
+            case Governed(speculation) if speculation is not self.speculation:
+                self.speculation = speculation
+                if speculation is Speculation.NONE:
+                    self._stop_all_drafting()
             case Aborted(why):
                 return self._end(Fail(why))
             case _:
@@ -308,7 +327,7 @@ class Machine:
                 if not (rival.failed and must):
                     continue
                 del self._rivals[index]
-            may = running < self.policy.rivals and not (candidate and candidate.accepted)
+            may = running < self._rivals_allowed and not (candidate and candidate.accepted)
             if must or may:
                 call = next(self._calls)
                 runs_on = not self._speculating and not self._chain
@@ -318,10 +337,17 @@ class Machine:
                 )
                 running += 1
 
+    @property
+    def _rivals_allowed(self) -> int:
+        """How many rivals may run before their candidates are judged."""
+        full = self.speculation is Speculation.FULL or self.policy.rule.needs_rival
+        return self.policy.rivals if full else 0
+
     def _needs_target(self, offset: int, candidate: _Candidate | None) -> bool:
         """Whether the target must write here: nothing is drafted, or not what will do without it."""
         if candidate is None:
-            return not self._speculating or self.frontier + offset < self.policy.first_on_target
+            alone = not self._speculating or self.frontier < self.policy.first_on_target
+            return alone and offset == 0
         return candidate.rejected or (offset == 0 and not candidate.accepted and self.policy.rule.needs_rival)
 
     def _start_draft(self) -> None:
@@ -368,7 +394,7 @@ class Machine:
         """Goes on without the part that failed; returns the end's commands where nothing else can."""
         if call == self._draft:
             self._draft = None
-            self._stop_speculating(f"draft: {message}")
+            self._do_without_draft(f"draft: {message}")
         elif other := self._other_of(call):
             # One worker of several: the chain's own goes on.
             other.drafting = False
@@ -376,7 +402,7 @@ class Machine:
             # Fail closed: no verdict is a reject.
             candidate.settle(Verdict(accept=False, reason=Reason.UNAVAILABLE))
             if kind is not Failure.OVERLOADED:
-                self._stop_speculating(f"verifier: {message}")
+                self._do_without_draft(f"verifier: {message}")
         elif call == self._answer:
             if self._answers_by is Author.DRAFT:
                 self.degraded.append(f"draft: {message}")
@@ -395,14 +421,12 @@ class Machine:
             return self._end(Fail(f"target: {message}", call))
         return None
 
-    def _stop_speculating(self, why: str) -> None:
-        """From here on the target reasons alone; candidates under way are still judged."""
+    def _do_without_draft(self, why: str) -> None:
+        """From here on the target reasons alone."""
         if why not in self.degraded:
             self.degraded.append(why)
-        self._speculating = False
-        self._stop_draft()
-        for other in self._others:
-            self._stop_drafting(other)
+        self._has_draft = False
+        self._stop_all_drafting()
 
     def _end(self, last: Finish | Fail) -> list[Command]:
         self._stop_all()
@@ -488,6 +512,12 @@ class Machine:
         if other.drafting:
             self._stop(other.call)
             other.drafting = False
+
+    def _stop_all_drafting(self) -> None:
+        """Candidates under way are still judged."""
+        self._stop_draft()
+        for other in self._others:
+            self._stop_drafting(other)
 
     def _stop_draft(self) -> None:
         self._stop(self._draft)

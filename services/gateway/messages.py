@@ -9,6 +9,8 @@ ignored, so a late reply is harmless.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.gateway.speculation import Speculation
+
 
 class Author(StrEnum):
     """Who wrote a committed step."""
@@ -143,7 +145,25 @@ class Aborted:
     why: str
 
 
-Event = Drafted | DraftEnded | RivalDone | RivalEnded | Judged | Answered | CallFailed | GraceOver | Aborted
+@dataclass(frozen=True, slots=True)
+class Governed:
+    """The governor has changed how far to speculate."""
+
+    speculation: Speculation
+
+
+Event = (
+    Drafted
+    | DraftEnded
+    | RivalDone
+    | RivalEnded
+    | Judged
+    | Answered
+    | CallFailed
+    | GraceOver
+    | Aborted
+    | Governed
+)
 
 
 # --- commands -------------------------------------------------------------------------------------

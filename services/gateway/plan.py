@@ -52,6 +52,7 @@ class Plan:
             max_reasoning_tokens=self.max_reasoning_tokens,
             max_repeats=self.max_repeats or None,
             answer_by=convert.AUTHORS[policy.answer_by],
+            governor=policy.governed,
         )
 
     @classmethod
@@ -112,6 +113,8 @@ def _adjusted(policy: Policy, options: gateway_pb2.ReasonOptions) -> Policy:
     if options.HasField("first_on_target"):
         check_range("options.first_on_target", options.first_on_target, 0, MAX_STEPS)
         policy = replace(policy, first_on_target=options.first_on_target) if policy.window else policy
+    if options.HasField("governor"):
+        policy = replace(policy, governed=options.governor) if policy.window else policy
     if options.answer_by == gateway_pb2.AUTHOR_DRAFT and policy.window:
         policy = replace(policy, answer_by=Author.DRAFT)
     return policy

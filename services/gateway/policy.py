@@ -33,6 +33,7 @@ class Policy:
         width: candidates for the frontier that several draft workers write at the same time.
         first_on_target: steps at the start that the target writes alone.
         answer_by: who writes the answer.
+        governed: the governor may lower the speculation.
         grace_seconds: how long a finished rival waits for the pending verdict on its candidate, since
             the chain behind the candidate is worth more than one step.
 
@@ -48,6 +49,7 @@ class Policy:
     first_on_target: int = 0
     answer_by: Author = Author.TARGET
     grace_seconds: float = 0.5
+    governed: bool = False
 
     def __post_init__(self) -> None:
         if min(self.window, self.rivals, self.first_on_target, self.grace_seconds) < 0:
@@ -72,7 +74,7 @@ LOOKAHEAD = Policy("lookahead", window=4, rivals=4, rule=Rule.EQUIVALENCE)
 A step is kept while both say the same, by their text or else by a judge's word. Saves time, not work.
 """
 
-FPSR = Policy("fpsr", window=4)
+FPSR = Policy("fpsr", window=4, governed=True)
 """Fully parallel speculative reasoning (arXiv 2605.28678): draft, rival and verdicts at the same time."""
 
 EXACT = Policy("exact", window=4, rivals=4, rule=Rule.EQUALITY)

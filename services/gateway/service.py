@@ -13,11 +13,12 @@ from services.common.channel import MAX_MESSAGE_BYTES
 from services.common.errors import InvalidRequestError, LateError, ServiceError
 from services.common.pair import Pair
 from services.common.validation import seconds_left
-from services.gateway import metrics
+from services.gateway import convert, metrics
 from services.gateway.admission import Admission
 from services.gateway.cluster_parts import Cluster, ClusterParts
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
+from services.gateway.governor import Governor
 from services.gateway.images import check_image
 from services.gateway.outbox import Outbox
 from services.gateway.plan import Plan
@@ -47,6 +48,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         self._pair = pair
         self._cluster = cluster
         self._store = store
+        self._governor = Governor()
         self._admission = Admission(settings.max_sessions, settings.max_waiting)
 
     async def Reason(  # type: ignore[override]  # noqa: N802 - a coroutine that writes, under the proto's name
@@ -95,12 +97,15 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 finished = response.finished
             await outbox.put(response)
 
+        governor = self._governor.session(plan.policy)
+        speculation = governor.level()
         driver = Driver(
             Machine(
                 plan.policy,
                 plan.max_steps,
                 max_tokens=plan.max_reasoning_tokens,
                 max_repeats=plan.max_repeats,
+                speculation=speculation,
             ),
             ClusterParts(
                 self._cluster,
@@ -112,6 +117,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             tell,
             seconds=_left(deadline),
             with_activity=plan.with_activity,
+            governor=governor,
         )
         started = gateway_pb2.Started(
             session_id=session.id,
@@ -119,6 +125,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             window=plan.policy.window,
             alpha=plan.alpha,
             durable=session.durable,
+            speculation=convert.SPECULATIONS[speculation],
         )
         status, failure = Status.CANCELLED, None
         try:

@@ -23,7 +23,9 @@ def play(seed: int) -> None:
     chance = random.Random(seed)
 
     def choose(names: list[str]) -> str:
-        # Long sessions, with a failure now and then.
+        # Long sessions, with a failure or another level of speculation now and then.
+        if names[-1] == "govern" and len(names) > 1 and chance.random() < 0.9:
+            names = names[:-1]
         if names in (["closes", "goes on"], ["goes on", "fails"]):
             return chance.choices(names, (1, 3) if names[0] == "closes" else (9, 1))[0]
         return chance.choice(names)
@@ -127,6 +129,10 @@ MUTANTS: dict[str, Patch] = {
     "a stopped draft is not forgotten": on_machine("_stop_draft", lambda self: self._stop(self._draft)),
     "a stop stops nothing": on_machine("_stop", lambda self, call: None),
     "a stop is said twice": on_machine("_stop", lambda self, call: (_stop(self, call), _stop(self, call))),
+    "the governor is not heard": on_machine("_speculating", property(lambda self: self._has_draft)),
+    "rivals run whatever the governor says": on_machine(
+        "_rivals_allowed", property(lambda self: self.policy.rivals)
+    ),
     "other workers go on": on_machine(
         "_drop_others", lambda self, keep=None: self._others.clear() if keep is None else None
     ),

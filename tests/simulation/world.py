@@ -17,6 +17,7 @@ from services.gateway.messages import (
     DraftEnded,
     Event,
     Failure,
+    Governed,
     GraceOver,
     Judged,
     RivalDone,
@@ -30,6 +31,7 @@ from services.gateway.messages import (
     Stop,
     Verdict,
 )
+from services.gateway.speculation import Speculation
 
 Choose = Callable[[list[str]], str]
 """Picks one of several names; the first one must lead towards the end."""
@@ -96,9 +98,11 @@ class World:
         """The next event, as chosen."""
         names = {f"{type(start).__name__}:{call}": call for call, start in self.running.items()}
         late = {f"late:{event}": event for event in self.stopped[-3:]} if self.faults else {}
-        name = self.choose([*names, *late])
+        name = self.choose([*names, *late, "govern"])
         if name in late:
             return late[name]
+        if name == "govern":
+            return Governed(Speculation(self.choose(list(Speculation))))
         call = names[name]
         start = self.running[call]
         kinds = ["goes on", "fails"] if self.faults and not isinstance(start, StartGrace) else ["goes on"]

@@ -9,14 +9,17 @@ from bench.bound import bound
 from bench.simulation.clock import VirtualLoop
 from bench.simulation.parts import SimulatedParts
 from bench.simulation.scenario import Scenario
+from bench.simulation.session import Fickle
 from dreamr.events import Event, Finished, Started, from_proto
 from dreamr.v1 import gateway_pb2
+from services.gateway import convert
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
 from services.gateway.policy import POLICIES
+from services.gateway.speculation import Speculation
 
 
-def session(policy: str, seed: int) -> list[Event]:
+def session(policy: str, seed: int, levels: tuple[Speculation, ...] = ()) -> list[Event]:
     """A simulated session with all its activity, on a clock where nothing but the parts takes time."""
     scenario = Scenario(
         seed=seed,
@@ -28,8 +31,13 @@ def session(policy: str, seed: int) -> list[Event]:
         costs={"draft": 0.1, "rival": 1.0, "verdict": 0.15, "answer": 0.3},
         seconds=600.0,
         faults=(),
+        levels=levels,
     )
-    told = [gateway_pb2.ReasonResponse(started={"policy": policy, "window": scenario.policy.window})]
+    first = Speculation.AFTER_REJECT if levels else Speculation.FULL
+    started = gateway_pb2.Started(
+        policy=policy, window=scenario.policy.window, speculation=convert.SPECULATIONS[first]
+    )
+    told = [gateway_pb2.ReasonResponse(started=started)]
 
     async def outbox(response: gateway_pb2.ReasonResponse) -> None:
         told.append(response)
@@ -37,8 +45,11 @@ def session(policy: str, seed: int) -> list[Event]:
     async def play() -> None:
         parts = SimulatedParts(scenario, lambda event: None)
         clock = asyncio.get_running_loop().time
-        machine = Machine(scenario.policy, scenario.max_steps)
-        await Driver(machine, parts, outbox, seconds=600, with_activity=True, clock=clock).run()
+        machine = Machine(scenario.policy, scenario.max_steps, speculation=first)
+        governor = Fickle(levels)
+        await Driver(
+            machine, parts, outbox, seconds=600, with_activity=True, governor=governor, clock=clock
+        ).run()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(play())
@@ -55,3 +66,12 @@ def test_the_bound_of_a_session_without_overhead_is_its_time(policy: str) -> Non
         events = session(policy, seed)
         assert isinstance(events[0], Started)
         assert bound(events) == pytest.approx(seconds(events))
+
+
+def test_the_bound_speculates_as_far_as_the_session_did() -> None:
+    full = [seconds(session("fpsr", seed)) for seed in range(20)]
+    governed = [session("fpsr", seed, tuple(Speculation)[::-1]) for seed in range(20)]
+    # Work that was begun twice cannot always be told apart.
+    measured = [seconds(events) for events in governed]
+    assert [bound(events) for events in governed] == pytest.approx(measured, rel=0.03)
+    assert sum(map(seconds, governed)) > sum(full)

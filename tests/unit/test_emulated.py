@@ -71,13 +71,18 @@ def test_text_becomes_tokens_and_back() -> None:
 
 
 class Clock:
-    """Adds up what the runner would sleep."""
+    """Adds up what the runner would sleep; time passes by itself as well."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.time = 100.0
 
     def sleep(self, seconds: float) -> None:
         self.seconds += seconds
+        self.time += seconds
+
+    def now(self) -> float:
+        return self.time
 
 
 def opened(runner: EmulatedRunner, text: str) -> EmulatedState:
@@ -86,7 +91,7 @@ def opened(runner: EmulatedRunner, text: str) -> EmulatedState:
 
 def test_an_iteration_is_paid_for_once_and_a_cached_prefix_costs_nothing() -> None:
     clock, latency = Clock(), PROFILE.target
-    runner = EmulatedRunner(latency, Script("target", PROFILE.behaviour), 10_000, clock.sleep)
+    runner = EmulatedRunner(latency, Script("target", PROFILE.behaviour), 10_000, clock.sleep, clock.now)
     text = PROMPTS.reasoning("word " * 100, 0, [])
     first, second = opened(runner, text), opened(runner, text)
     runner.begin_iteration()
@@ -106,3 +111,23 @@ def test_an_iteration_is_paid_for_once_and_a_cached_prefix_costs_nothing() -> No
     assert not isinstance(logits[0], Exception)
     assert PIECES[int(logits[0].argmax())].startswith(" w")
     assert IDS[SOUND] != IDS[ASTRAY]
+
+
+def test_the_engines_own_work_is_within_an_iterations_time_and_idling_is_not() -> None:
+    clock, latency = Clock(), PROFILE.target
+    runner = EmulatedRunner(latency, Script("target", PROFILE.behaviour), 10_000, clock.sleep, clock.now)
+    runner.begin_iteration()
+    state = opened(runner, PROMPTS.reasoning("word", 0, []))
+    runner.prefill(state, 10_000)
+    began, iteration = clock.time, (latency.iteration_ms + latency.sequence_ms) / 1000
+    for _ in range(3):
+        clock.time += iteration / 4
+        runner.begin_iteration()
+        runner.decode([state], [0])
+    assert clock.time == pytest.approx(began + 3 * iteration)
+    runner.close(state)
+    clock.time += iteration / 4
+    began = clock.time
+    runner.begin_iteration()
+    runner.prefill(opened(runner, PROMPTS.reasoning("word", 0, [])), 10_000)
+    assert clock.time > began + latency.iteration_ms / 1000

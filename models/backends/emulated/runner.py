@@ -58,8 +58,12 @@ class EmulatedEncoder:
 class EmulatedRunner:
     """Stands where the runner of real models stands; the engine around it is the same.
 
+    Iterations follow one another as the profile says: what the engine's own work took meanwhile is part of
+    the published time of an iteration, and is slept the less.
+
     Args:
         sleep: takes seconds.
+        now: a clock in seconds.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class EmulatedRunner:
         script: Script,
         max_model_len: int,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_model_len = max_model_len
         self.eos_ids = frozenset({IDS[END]})
@@ -75,14 +80,22 @@ class EmulatedRunner:
         self._latency = latency
         self._script = script
         self._sleep = sleep
+        self._now = now
         self._paid = False
+        self._opened = 0
+        self._free_at = -1.0
 
     def begin_iteration(self) -> None:
         """Whoever computes first in an iteration pays for it."""
         self._paid = False
+        late = self._now() - self._free_at
+        if self._opened == 0 or late > self._latency.iteration_ms / 1000:
+            # It was idle (or cannot keep up): time begins anew.
+            self._free_at += late
 
     def open(self, prompt: EmulatedPrompt, max_tokens: int) -> EmulatedState:
         """What of the prompt is cached costs nothing."""
+        self._opened += 1
         return EmulatedState(prompt, self.store.find(prompt.key), self._script.reply(prompt.asked))
 
     def prefill(self, state: EmulatedState, budget: int) -> tuple[int, torch.Tensor | None]:
@@ -104,7 +117,8 @@ class EmulatedRunner:
         self.store.put(key[: state.length])
 
     def close(self, state: EmulatedState) -> None:
-        """Nothing is held."""
+        """Nothing is held but the count."""
+        self._opened -= 1
 
     def text_of(self, ids: Sequence[int]) -> str:
         """See `words.text_of`."""
@@ -118,7 +132,8 @@ class EmulatedRunner:
         if not self._paid:
             seconds += self._latency.iteration_ms / 1000
             self._paid = True
-        self._sleep(seconds)
+        self._free_at += seconds
+        self._sleep(max(0.0, self._free_at - self._now()))
 
     def _logits(self, state: EmulatedState) -> torch.Tensor:
         piece, share = next(state.reply, (END, 1.0))

@@ -26,15 +26,18 @@ from services.gateway.messages import (
     Drafted,
     DraftEnded,
     Governed,
+    GraceOver,
     Judged,
     Reason,
     RivalDone,
     RivalEnded,
     StartAnswer,
     StartDraft,
+    StartGrace,
     StartRival,
     StartVerdict,
     Step,
+    Stop,
     Verdict,
 )
 from services.gateway.messages import Event as MachineEvent
@@ -126,10 +129,17 @@ def _pieces(
     starts: dict[int, Any] = {}
     since: dict[int, float] = {}
     behind: dict[int, tuple[str, ...]] = {}
+    stopped: set[int] = set()
+    grace = 0
 
     def obey(commands: list[Command]) -> None:
+        nonlocal grace
         for command in commands:
             match command:
+                case Stop(call):
+                    stopped.add(call)
+                case StartGrace(call):
+                    grace = call
                 case CommitStep(index):
                     obey(machine.handle(Governed(Speculation(levels[index]))))
                 case StartDraft(call) | StartRival(call):
@@ -150,6 +160,9 @@ def _pieces(
             behind[event.call] += (event.text,)
         if happened := _event(event):
             obey(machine.handle(happened))
+        elif event.phase == "cancelled" and event.part == "verdict" and event.call not in stopped:
+            # The machine would not have stopped it by itself: its grace was over, which is told to nobody.
+            obey(machine.handle(GraceOver(grace)))
     return pieces
 
 

@@ -161,7 +161,11 @@ class Driver:
                 case Finish() | Fail() as end:
                     return end
                 case start:
-                    await self._start(start, group)
+                    # Behind a commit the governor may have stopped it before it began.
+                    if (stop := Stop(start.call)) in waiting:
+                        waiting.remove(stop)
+                    else:
+                        await self._start(start, group)
         return None
 
     async def _start(self, start: Start, group: asyncio.TaskGroup) -> None:

@@ -10,7 +10,7 @@ from bench.simulation.clock import VirtualLoop
 from bench.simulation.parts import SimulatedParts
 from bench.simulation.scenario import Scenario
 from bench.simulation.session import Fickle
-from dreamr.events import Event, Finished, Started, from_proto
+from dreamr.events import Answer, Event, Finished, Started, from_proto
 from dreamr.v1 import gateway_pb2
 from services.gateway import convert
 from services.gateway.driver import Driver
@@ -18,8 +18,12 @@ from services.gateway.fpsr import Machine
 from services.gateway.policy import POLICIES
 from services.gateway.speculation import Speculation
 
+COSTS = {"draft": 0.1, "rival": 1.0, "verdict": 0.15, "answer": 0.3}
 
-def session(policy: str, seed: int, levels: tuple[Speculation, ...] = ()) -> list[Event]:
+
+def session(
+    policy: str, seed: int, levels: tuple[Speculation, ...] = (), costs: dict[str, float] = COSTS
+) -> list[Event]:
     """A simulated session with all its activity, on a clock where nothing but the parts takes time."""
     scenario = Scenario(
         seed=seed,
@@ -28,7 +32,7 @@ def session(policy: str, seed: int, levels: tuple[Speculation, ...] = ()) -> lis
         max_steps=16,
         acceptance=0.7,
         noise=0.0,
-        costs={"draft": 0.1, "rival": 1.0, "verdict": 0.15, "answer": 0.3},
+        costs=costs,
         seconds=600.0,
         faults=(),
         levels=levels,
@@ -66,6 +70,17 @@ def test_the_bound_of_a_session_without_overhead_is_its_time(policy: str) -> Non
         events = session(policy, seed)
         assert isinstance(events[0], Started)
         assert bound(events) == pytest.approx(seconds(events))
+
+
+def test_the_bound_knows_of_a_grace_that_was_over() -> None:
+    # Verdicts that take longer than a step of the target and its grace.
+    late = 0
+    for seed in range(20):
+        events = session("fpsr", seed, costs={"draft": 0.1, "rival": 0.4, "verdict": 1.2, "answer": 0.3})
+        steps = Answer.of(events).steps
+        late += sum(step.verdict is not None and step.verdict.reason == "late" for step in steps)
+        assert bound(events) == pytest.approx(seconds(events), rel=0.03)
+    assert late > 10
 
 
 def test_the_bound_speculates_as_far_as_the_session_did() -> None:

@@ -14,7 +14,9 @@ from services.common.errors import (
 )
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
+from services.gateway.governor import Governor, Governs, Ungoverned
 from services.gateway.policy import FPSR, TARGET, Policy
+from services.gateway.speculation import Speculation
 from tests.unit.fake_parts import STEPS, FakeParts
 
 Response = gateway_pb2.ReasonResponse
@@ -23,11 +25,23 @@ Response = gateway_pb2.ReasonResponse
 class Session:
     """A driver over fake parts, and what it told."""
 
-    def __init__(self, parts: FakeParts, policy: Policy = FPSR, *, seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        parts: FakeParts,
+        policy: Policy = FPSR,
+        *,
+        seconds: float = 5.0,
+        governor: Governs | None = None,
+    ) -> None:
         self.parts = parts
         self.told: list[Response] = []
         self.driver = Driver(
-            Machine(policy, max_steps=8), parts, self._take, seconds=seconds, with_activity=True
+            Machine(policy, max_steps=8),
+            parts,
+            self._take,
+            seconds=seconds,
+            with_activity=True,
+            governor=governor,
         )
 
     async def _take(self, response: Response) -> None:
@@ -155,3 +169,41 @@ async def test_activity_tells_when_work_began_and_how_it_ended() -> None:
     }
     assert begun == ended
     assert [activity.at for activity in seen] == sorted(activity.at for activity in seen)
+
+
+class Alone(Ungoverned):
+    """The target alone behind the first commit."""
+
+    def level(self) -> Speculation:
+        return Speculation.NONE
+
+
+async def test_where_speculation_does_not_pay_nothing_is_drafted_any_more() -> None:
+    session = Session(FakeParts(wrong=frozenset({0}), rival_delay=0.01), governor=Alone())
+    finished = await session.run()
+    assert [commit.step.text for commit in session.commits] == list(STEPS)
+    assert {commit.author for commit in session.commits} == {gateway_pb2.AUTHOR_TARGET}
+    assert {commit.speculation for commit in session.commits} == {gateway_pb2.SPECULATION_NONE}
+    assert finished.totals.draft.calls == 1, "a drafting that is stopped at once need not begin"
+    assert not finished.degraded
+
+
+async def test_the_governor_hears_of_everything_and_is_closed_however_a_session_ends() -> None:
+    governor = Governor()
+    session = Session(FakeParts(wrong=frozenset({1})), governor=governor.session(FPSR))
+    await session.run()
+    assert governor.sessions == 0
+    assert governor.acceptance.value == pytest.approx(2 / 3)
+    assert governor.draft.count >= 3
+    assert governor.judged >= 3
+    assert governor.token_time.count == 1
+    before = governor.mark()
+    await asyncio.sleep(0.01)
+    assert governor.mark().decoded == before.decoded, "a call is thought to run on"
+    failing = Session(
+        FakeParts(failures={"rival": UnavailableError("down"), "draft": UnavailableError("down")}),
+        governor=governor.session(FPSR),
+    )
+    with pytest.raises(UnavailableError):
+        await failing.run()
+    assert governor.sessions == 0

@@ -121,6 +121,7 @@ def _figures(measured: Measured) -> dict[str, Any]:
             "mean": fmean(seconds),
             "p50": quantile(seconds, 0.5),
             "p95": quantile(seconds, 0.95),
+            "samples": seconds,
         },
         "answers_per_second": len(found) / measured.wall_seconds,
         "tokens_per_answer": mean(lambda total: total.draft.committed_tokens + total.target.committed_tokens),

@@ -22,12 +22,16 @@ def bench(
     file: Annotated[
         Path | None, typer.Option(help="Questions of your own: JSON lines (image, question, answer).")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Draw figures to this folder, as SVG files.", file_okay=False)
+    ] = None,
     pair: PairOption = "bundled",
     concurrency: Annotated[str, typer.Option(help="Questions at the same time, with commas between.")] = "1",
     address: AddressOption = None,
 ) -> None:
     """Measure policies side by side, on the same questions in one run."""
+    from bench.plots import draw
     from bench.report import table, waits
 
     names = [name.strip() for name in policies.split(",") if name.strip()]
@@ -45,6 +49,9 @@ def bench(
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2) + "\n")
+    if plots is not None:
+        for path in draw(report, plots):
+            progress.print(f"drawn: {path}")
     console = Console(file=sys.stdout, width=150)
     for level in report.get("levels", [report]):
         console.print(table(level))

@@ -41,13 +41,14 @@ async def test_bench_writes_its_figures(cluster: Cluster, tmp_path: Path) -> Non
     out = tmp_path / "bench.json"
     ended = run(
         *("bench", "--policies", "target,fpsr", "--questions", "3", "--json", str(out)),
-        *("--address", cluster.address),
+        *("--address", cluster.address, "--plots", str(tmp_path / "plots")),
     )
     assert ended.returncode == 0, ended.stderr
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"latency.svg", "speedup.svg"}
     report = json.loads(out.read_text())
     for name in ("target", "fpsr"):
         figures = report["policies"][name]
-        assert {"mean", "p50", "p95"} == set(figures["latency_seconds"])
+        assert {"mean", "p50", "p95", "samples"} == set(figures["latency_seconds"])
         assert {"accuracy", "tokens_per_answer", "acceptance", "wasted_tokens", "cpu_seconds"} <= set(figures)
     low, high = report["speedup"]["fpsr"]["ci95"]
     assert low <= report["speedup"]["fpsr"]["ratio"] <= high

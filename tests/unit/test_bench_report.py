@@ -33,6 +33,7 @@ def test_policies_are_compared_with_the_target() -> None:
     assert report["efficiency"]["fpsr"] == pytest.approx(0.8)
     figures = report["policies"]["fpsr"]
     assert figures["latency_seconds"]["mean"] == pytest.approx(1)
+    assert figures["latency_seconds"]["samples"] == pytest.approx([0.9, 1.0, 1.1])
     assert figures["cpu_seconds"] == pytest.approx(1)
     # Of the engines' 36 and 30 tokens in three answers, 10 and 2 an answer stand in them.
     assert figures["wasted_tokens_by_model"] == {"draft": 2.0, "target": 8.0}

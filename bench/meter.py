@@ -40,6 +40,6 @@ class Meter:
         Raises:
             TimeoutError: one still is after ten seconds.
         """
-        engines = await at_rest(self._cluster.triton.metrics_address)
+        engines = await at_rest(*(server.metrics_address for server in self._cluster.tritons.values()))
         tokens = {model: engine.generated_tokens for model, engine in engines.items()}
         return Reading(cpu.seconds(self._cluster.pids().values()), tokens)

@@ -18,24 +18,24 @@ class Engine:
     generated_tokens: int
 
 
-async def engines(metrics_address: str) -> dict[str, Engine]:
-    """Both models' state now."""
-    samples = await scrape(metrics_address)
+async def engines(*metrics_addresses: str) -> dict[str, Engine]:
+    """Both models' state now, each over all the Tritons that serve it."""
+    servers = await asyncio.gather(*map(scrape, metrics_addresses))
 
-    def value(name: str, model: str) -> float:
-        return samples.get((f"{_PREFIX}{name}", model), 0.0)
+    def values(name: str, model: str) -> list[float]:
+        return [samples.get((f"{_PREFIX}{name}", model), 0.0) for samples in servers]
 
     return {
         model: Engine(
-            int(value("num_requests_running", model) + value("num_requests_waiting", model)),
-            value("last_token_timestamp_seconds", model),
-            int(value("generation_tokens_total", model)),
+            int(sum(values("num_requests_running", model) + values("num_requests_waiting", model))),
+            max(values("last_token_timestamp_seconds", model)),
+            int(sum(values("generation_tokens_total", model))),
         )
         for model in MODELS
     }
 
 
-async def at_rest(metrics_address: str, seconds: float = 10.0) -> dict[str, Engine]:
+async def at_rest(*metrics_addresses: str, seconds: float = 10.0) -> dict[str, Engine]:
     """Waits until neither model has a request.
 
     Raises:
@@ -44,7 +44,7 @@ async def at_rest(metrics_address: str, seconds: float = 10.0) -> dict[str, Engi
     async with asyncio.timeout(seconds):
         # Triton tells its metrics only when asked.
         while True:
-            found = await engines(metrics_address)
+            found = await engines(*metrics_addresses)
             if not any(engine.active for engine in found.values()):
                 return found
             await asyncio.sleep(0.02)

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from statistics import fmean
 from typing import Any
@@ -17,15 +17,27 @@ from bench.waiting import PARTS, waited
 BASELINE = "target"
 
 
-def to_json(levels: dict[int, dict[str, Measured]], *, seed: int, pair: str) -> dict[str, Any]:
+Levels = Mapping[int, dict[str, Measured]]
+"""What was measured, by concurrency and policy."""
+
+
+def to_json(workers: Mapping[int, Levels], *, seed: int, pair: str) -> dict[str, Any]:
     """Figures of each policy, and the others against `target` where it was measured.
 
     Args:
-        levels: by concurrency. The lowest one's figures are the report's own; with several, `levels` has all.
+        workers: by number of draft workers. The lowest one's figures are the report's own; with other numbers
+            than one, `draft_workers` has all. So it is with each one's concurrencies and `levels`.
     """
+    found = {count: _levels(levels) for count, levels in sorted(workers.items())}
+    report = {"pair": pair, "seed": seed, "environment": _environment(), **found[min(found)]}
+    if list(found) != [1]:
+        report["draft_workers"] = [{"draft_workers": count, **figures} for count, figures in found.items()]
+    return report
+
+
+def _levels(levels: Levels) -> dict[str, Any]:
     found = [{"concurrency": level, **_level(measured)} for level, measured in sorted(levels.items())]
-    report = {"pair": pair, "seed": seed, "environment": _environment(), **found[0]}
-    return report | ({"levels": found} if len(found) > 1 else {})
+    return found[0] | ({"levels": found} if len(found) > 1 else {})
 
 
 def _level(measured: dict[str, Measured]) -> dict[str, Any]:
@@ -104,6 +116,31 @@ def waits(report: dict[str, Any]) -> Table:
     return shown
 
 
+def scaling(report: dict[str, Any]) -> Table:
+    """What more draft workers give: tokens drafted per second, against the smallest number of workers."""
+    shown = Table(title="tokens drafted by several workers")
+    for column in ("policy", "at a time", "workers", "drafted per s", "ratio", "of linear"):
+        shown.add_column(column, justify="left" if column == "policy" else "right")
+    entries = report["draft_workers"]
+    for number, first in enumerate(by_level(entries[0])):
+        for name, figures in first["policies"].items():
+            for entry in entries if figures["drafted_tokens_per_second"] else ():
+                drafted = by_level(entry)[number]["policies"][name]["drafted_tokens_per_second"]
+                ratio = drafted / figures["drafted_tokens_per_second"]
+                linear = entry["draft_workers"] / entries[0]["draft_workers"]
+                shown.add_row(
+                    *(name, str(first["concurrency"]), str(entry["draft_workers"])),
+                    *(f"{drafted:.0f}", f"{ratio:.2f}", f"{ratio / linear:.0%}"),
+                )
+    return shown
+
+
+def by_level(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures of each concurrency, the lowest first."""
+    levels: list[dict[str, Any]] = report.get("levels", [report])
+    return levels
+
+
 def _figures(measured: Measured) -> dict[str, Any]:
     found, spent = measured.samples, measured.spent
     totals = [one.answer.totals for one in found]
@@ -124,6 +161,7 @@ def _figures(measured: Measured) -> dict[str, Any]:
             "samples": seconds,
         },
         "answers_per_second": len(found) / measured.wall_seconds,
+        "drafted_tokens_per_second": spent.tokens["draft"] / measured.wall_seconds if spent else None,
         "tokens_per_answer": mean(lambda total: total.draft.committed_tokens + total.target.committed_tokens),
         "steps_per_answer": fmean(len(one.answer.steps) for one in found),
         "acceptance": sum(total.accepted for total in totals) / judged if judged else None,

@@ -14,6 +14,10 @@ from dreamr.client import AsyncClient
 from dreamr.events import Answer, Event
 
 WARM_UP = 3
+ROUND = 4
+"""Questions of a round for each one at the same time. Towards a round's end fewer and fewer are under way, so
+what is told of throughput is a little too low; the longer the round, the less.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,25 @@ class Measured:
     spent: Reading | None = None
 
 
+def asked_at(concurrency: int, count: int) -> int:
+    """How many questions a level asks, of which `count` are wanted: whole rounds, or places stay empty."""
+    size = _round_size(concurrency)
+    return -(-count // size) * size
+
+
+def _round_size(concurrency: int) -> int:
+    return 1 if concurrency == 1 else ROUND * concurrency
+
+
+async def warm_up(client: AsyncClient, questions: Sequence[Question], policies: Sequence[str]) -> None:
+    """Some questions under every policy, all at the same time: the first ones of a cluster take longer."""
+    async with asyncio.TaskGroup() as group:
+        for number, question in enumerate(questions[:WARM_UP]):
+            for policy in policies:
+                image = cold(question.image, f"warm-up {number} {policy}")
+                group.create_task(client.ask(question.text, images=[image], policy=policy))
+
+
 async def measure(
     client: AsyncClient,
     questions: Sequence[Question],
@@ -57,21 +80,18 @@ async def measure(
 ) -> dict[str, Measured]:
     """Rounds of questions; in each the policies come in an order drawn anew, so that drift hits all alike.
 
-    No policy finds another's work in a cache: see `bench.questions.cold`.
+    A single policy has none to take turns with, and asks all in one round. No policy finds another's work in
+    a cache: see `bench.questions.cold`.
 
     Args:
-        concurrency: questions at the same time; a round has twice as many, or is a single one.
+        concurrency: questions at the same time; a round has four times as many, or is a single one.
         meter: of the cluster; None where it is somebody else's.
         on_answer: told after each answer.
     """
     run = f"{seed} {concurrency}"
-    for number, question in enumerate(questions[:WARM_UP]):
-        for policy in policies:
-            image = cold(question.image, f"warm-up {run} {number} {policy}")
-            await client.ask(question.text, images=[image], policy=policy)
     rng = random.Random(seed)
     found = {policy: Measured() for policy in policies}
-    size = 1 if concurrency == 1 else 2 * concurrency
+    size = _round_size(concurrency) if len(policies) > 1 else len(questions)
     for start in range(0, len(questions), size):
         for policy in rng.sample(list(policies), len(policies)):
             asked = questions[start : start + size]

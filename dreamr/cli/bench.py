@@ -3,21 +3,29 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from dreamr.cli.running import AddressOption, PairOption, cluster_at, progress, run
+from dreamr.cli.running import MAX_DRAFT_WORKERS, AddressOption, PairOption, cluster_at, progress, run
 from dreamr.client import AsyncClient
+
+if TYPE_CHECKING:
+    from bench.meter import Meter
+    from bench.questions import Question
+    from bench.runner import Measured
 
 MAX_CONCURRENCY = 256
 
 
 def bench(
     policies: Annotated[str, typer.Option(help="Policies, with commas between.")] = "target,fpsr",
-    questions: Annotated[int, typer.Option(min=1, help="How many held-out questions.")] = 50,
+    questions: Annotated[
+        int,
+        typer.Option(min=1, help="How many held-out questions; with several at the same time whole rounds."),
+    ] = 50,
     seed: Annotated[int, typer.Option(help="Which questions, and in which order.")] = 1,
     file: Annotated[
         Path | None, typer.Option(help="Questions of your own: JSON lines (image, question, answer).")
@@ -28,24 +36,25 @@ def bench(
     ] = None,
     pair: PairOption = "bundled",
     concurrency: Annotated[str, typer.Option(help="Questions at the same time, with commas between.")] = "1",
+    draft_workers: Annotated[
+        str, typer.Option(help="Draft workers, with commas between: a cluster of its own for each number.")
+    ] = "1",
     address: AddressOption = None,
 ) -> None:
     """Measure policies side by side, on the same questions in one run."""
     from bench.plots import draw
-    from bench.report import table, waits
+    from bench.report import by_level, scaling, table, waits
 
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if len(set(names)) != len(names) or not names:
         raise typer.BadParameter("give each policy once", param_hint="--policies")
-    try:
-        levels = sorted({int(level) for level in concurrency.split(",")})
-    except ValueError:
-        levels = []
-    if not levels or not 1 <= levels[0] <= levels[-1] <= MAX_CONCURRENCY:
+    levels = _numbers(concurrency, MAX_CONCURRENCY, "--concurrency")
+    workers = _numbers(draft_workers, MAX_DRAFT_WORKERS, "--draft-workers")
+    if address is not None and workers != [1]:
         raise typer.BadParameter(
-            f"give numbers from 1 to {MAX_CONCURRENCY}, with commas between", param_hint="--concurrency"
+            "not with --address: its cluster has the workers that it has", param_hint="--draft-workers"
         )
-    report = run(_bench(address, pair, names, questions, seed, file, levels))
+    report = run(_bench(address, pair, names, questions, seed, file, levels, workers))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2) + "\n")
@@ -53,9 +62,24 @@ def bench(
         for path in draw(report, plots):
             progress.print(f"drawn: {path}")
     console = Console(file=sys.stdout, width=150)
-    for level in report.get("levels", [report]):
-        console.print(table(level))
-        console.print(waits(level))
+    several = report.get("draft_workers", [])
+    for entry in several or [report]:
+        for level in by_level(entry):
+            console.print(table(level))
+            console.print(waits(level))
+    if len(several) > 1:
+        console.print(scaling(report))
+
+
+def _numbers(text: str, most: int, option: str) -> list[int]:
+    """Numbers with commas between, each once and in order."""
+    try:
+        found = sorted({int(number) for number in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not 1 <= found[0] <= found[-1] <= most:
+        raise typer.BadParameter(f"give numbers from 1 to {most}, with commas between", param_hint=option)
+    return found
 
 
 async def _bench(
@@ -66,35 +90,55 @@ async def _bench(
     seed: int,
     file: Path | None,
     levels: list[int],
+    workers: list[int],
 ) -> dict[str, Any]:
     from bench.meter import Meter
     from bench.questions import emulated, from_file, held_out
     from bench.report import to_json
-    from bench.runner import measure
+    from bench.runner import asked_at
 
+    most = max(asked_at(level, count) for level in levels)
     try:
         if file:
-            asked = from_file(file)[:count]
+            asked = from_file(file)[:most]
         else:
-            asked = (emulated if pair.startswith("emulated:") else held_out)(count, seed)
+            asked = (emulated if pair.startswith("emulated:") else held_out)(most, seed)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--file") from error
     if not asked:
         raise typer.BadParameter("holds no question", param_hint="--file")
-    async with cluster_at(address, pair) as target, AsyncClient(target.address) as client:
-        cluster = target.cluster
-        with Progress(console=progress) as bar:
-            task = bar.add_task("questions", total=len(asked) * len(policies) * len(levels))
-            measured = {
-                level: await measure(
-                    client,
-                    asked,
-                    policies,
-                    seed=seed,
-                    concurrency=level,
-                    meter=Meter(cluster) if cluster else None,
-                    on_answer=lambda: bar.advance(task),
-                )
-                for level in levels
-            }
-    return to_json(measured, seed=seed, pair=pair)
+    questions = {level: asked[: asked_at(level, count)] for level in levels}
+    found = {}
+    for number in workers:
+        async with cluster_at(address, pair, number) as target, AsyncClient(target.address) as client:
+            meter = Meter(target.cluster) if target.cluster else None
+            found[number] = await _levels(client, meter, questions, policies, seed)
+    return to_json(found, seed=seed, pair=pair)
+
+
+async def _levels(
+    client: AsyncClient,
+    meter: "Meter | None",
+    questions: "dict[int, list[Question]]",
+    policies: list[str],
+    seed: int,
+) -> "dict[int, dict[str, Measured]]":
+    """The questions of each concurrency, asked."""
+    from bench.runner import measure, warm_up
+
+    with progress.status("warming up"):
+        await warm_up(client, next(iter(questions.values())), policies)
+    with Progress(console=progress) as bar:
+        task = bar.add_task("questions", total=sum(map(len, questions.values())) * len(policies))
+        return {
+            level: await measure(
+                client,
+                asked,
+                policies,
+                seed=seed,
+                concurrency=level,
+                meter=meter,
+                on_answer=lambda: bar.advance(task),
+            )
+            for level, asked in questions.items()
+        }

@@ -32,6 +32,8 @@ AddressOption = Annotated[
 
 PairOption = Annotated[str, typer.Option(help="bundled, emulated:PROFILE, or the file of a pair's settings.")]
 
+MAX_DRAFT_WORKERS = 16
+
 progress = Console(stderr=True, highlight=False)
 """For everything that is not a result."""
 
@@ -45,12 +47,14 @@ class Target:
 
 
 @asynccontextmanager
-async def cluster_at(address: str | None, pair: str = "bundled") -> AsyncIterator[Target]:
+async def cluster_at(
+    address: str | None, pair: str = "bundled", draft_workers: int = 1
+) -> AsyncIterator[Target]:
     """A cluster for the block; one that was started for it is stopped behind it."""
     if address is not None:
         yield Target(address, None)
         return
-    cluster = Cluster(pair=pair)
+    cluster = Cluster(pair=pair, draft_workers=draft_workers)
     with progress.status("starting Triton and the services"):
         await cluster.start()
     try:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dreamr.cli.running import PairOption, check_address, progress
+from dreamr.cli.running import MAX_DRAFT_WORKERS, PairOption, check_address, progress
 from dreamr.cluster.cluster import Cluster
 
 
@@ -21,10 +21,15 @@ def up(
         Path | None,
         typer.Option(help="Triton's model repository, for a pair of your own.", exists=True, file_okay=False),
     ] = None,
+    draft_workers: Annotated[
+        int,
+        typer.Option(min=1, max=MAX_DRAFT_WORKERS, help="Draft services, each with an engine of its own."),
+    ] = 1,
     logs: Annotated[Path | None, typer.Option(help="Keep the logs in this folder.")] = None,
 ) -> None:
     """Start a cluster on this machine and keep it up until Ctrl-C."""
-    asyncio.run(_up(Cluster(address, pair=pair, repository=repository, keep_logs=logs)))
+    cluster = Cluster(address, pair=pair, repository=repository, draft_workers=draft_workers, keep_logs=logs)
+    asyncio.run(_up(cluster))
 
 
 async def _up(cluster: Cluster) -> None:
@@ -43,9 +48,8 @@ async def _up(cluster: Cluster) -> None:
         await starting
         sys.stdout.write(f"ready {cluster.address}\n")
         sys.stdout.flush()
-        progress.print(
-            f"{'triton':9} {cluster.triton.grpc_address}  metrics {cluster.triton.metrics_address}"
-        )
+        for name, server in cluster.tritons.items():
+            progress.print(f"{name:9} {server.grpc_address}  metrics {server.metrics_address}")
         for name, where in cluster.addresses.items():
             metrics = cluster.metrics.get(name)
             progress.print(f"{name:9} {where}" + (f"  metrics {metrics}" if metrics else ""))

@@ -6,7 +6,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,11 @@ from dreamr.cluster.triton import MODELS, TritonServer
 ROOT = MODELS.parent
 START_SECONDS = 120.0
 SPARE = frozenset({"draft", "verifier", "redis"})
-"""Parts that a cluster does without: the target stands in, or sessions are not durable for a while."""
+"""Parts that a cluster does without: the target stands in, or sessions are not durable for a while. So it
+does without each further draft worker and its Triton, whose names have a number behind them.
+"""
+STARTING_AT_ONCE = 2
+"""Further draft workers; each loads libraries for seconds of CPU time."""
 
 # The services do no arithmetic; threads of theirs would only take the models' cores.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -33,14 +37,19 @@ class Cluster:
         pair: `bundled`, `emulated:PROFILE`, or the path of a pair's settings.
         repository: Triton's model repository, for a pair of one's own.
         settings: further environment for the services, such as `DREAMR_GATEWAY_MAX_SESSIONS`.
+        draft_workers: draft services; the first one's model is in the target's Triton, each further one has
+            a Triton of its own.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
 
     Attributes:
-        triton: the Triton server.
-        processes: the other children by name: redis, draft, target, verifier, gateway.
+        tritons: the Triton servers by name: triton, and triton-2 and so on for further draft workers.
+        processes: the other children by name: redis, draft, draft-2 and so on, target, verifier, gateway.
         address: of the gateway, once started.
         addresses: where each service listens.
         metrics: where each service tells its metrics.
+
+    Raises:
+        ValueError: there is to be no draft worker.
     """
 
     def __init__(
@@ -50,24 +59,27 @@ class Cluster:
         pair: str = "bundled",
         repository: Path | None = None,
         settings: dict[str, str] | None = None,
+        draft_workers: int = 1,
         keep_logs: Path | None = None,
     ) -> None:
+        if draft_workers < 1:
+            raise ValueError(f"draft_workers: must be at least 1, not {draft_workers}")
         self.address = address
+        self.tritons: dict[str, TritonServer] = {}
         self.processes: dict[str, Child] = {}
         self.addresses: dict[str, str] = {}
         self.metrics: dict[str, str] = {}
         self._pair = pair
         self._repository = repository
         self._settings = settings or {}
+        self._draft_workers = draft_workers
         self._keep_logs = keep_logs
         self._folder: Path | None = None
-        self._triton: TritonServer | None = None
 
     @property
     def triton(self) -> TritonServer:
-        """Triton, once started."""
-        assert self._triton is not None
-        return self._triton
+        """The target's Triton, once started."""
+        return self.tritons["triton"]
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -84,9 +96,7 @@ class Cluster:
     def pids(self) -> dict[str, int]:
         """Process ids of everything that runs, by name; Triton's models are among its children."""
         found = {name: child.pid for name, child in self.processes.items() if child.running}
-        if self._triton is not None and self._triton.pid is not None:
-            found["triton"] = self._triton.pid
-        return found
+        return found | {name: server.pid for name, server in self.tritons.items() if server.pid is not None}
 
     async def start(self) -> None:
         """Starts all and waits until the gateway serves.
@@ -100,15 +110,21 @@ class Cluster:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             self._files = PairFiles.of(self._pair, self._repository, self._folder)
-            self._triton = TritonServer(self._files.repository, log_path=self._folder / "triton.log")
-            redis, _ = await _together(self._start_redis(), self._triton.start())
-            triton = self._triton.grpc_address
-            draft, target = await _together(
-                self._start_service("draft", triton=triton), self._start_service("target", triton=triton)
+            redis, triton = await _together(self._start_redis(), self._start_triton("triton"))
+            places = asyncio.Semaphore(STARTING_AT_ONCE)
+            target, *drafts = await _together(
+                self._start_service("target", triton=triton),
+                self._start_service("draft", triton=triton),
+                *(self._start_worker(number, places) for number in range(2, self._draft_workers + 1)),
             )
             verifier = await self._start_service("verifier", target=target)
             self.address = await self._start_service(
-                "gateway", self.address, draft=draft, target=target, verifier=verifier, redis=redis
+                "gateway",
+                self.address,
+                draft=",".join(drafts),
+                target=target,
+                verifier=verifier,
+                redis=redis,
             )
         except BaseException:
             await self.stop()
@@ -123,15 +139,15 @@ class Cluster:
         Raises:
             ProcessError: names the part and its last words.
         """
-        names = {asyncio.create_task(child.ended()): name for name, child in self.processes.items()}
-        names[asyncio.create_task(self.triton.ended())] = "triton"
+        parts: dict[str, Child | TritonServer] = {**self.processes, **self.tritons}
+        names = {asyncio.create_task(part.ended()): name for name, part in parts.items()}
         try:
             while names:
                 done, _ = await asyncio.wait(names, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     name = names.pop(task)
-                    tail = self.triton.log_tail if name == "triton" else self.processes[name].tail()
-                    if name not in SPARE:
+                    tail = parts[name].tail()
+                    if name not in SPARE and "-" not in name:
                         raise ProcessError(f"{name} ended\n{tail}")
                     tell(f"{name} ended; the cluster goes on without it\n{tail}")
         finally:
@@ -142,12 +158,13 @@ class Cluster:
     async def stop(self) -> None:
         """Stops all, the gateway first; leaves no process, no shared memory and no folder."""
         try:
-            for name in ("gateway", "verifier", "draft", "target", "redis"):
-                if child := self.processes.pop(name, None):
-                    await child.stop()
+            while self.processes:
+                _, child = self.processes.popitem()  # the one that was started last
+                await child.stop()
         finally:
-            if self._triton is not None:
-                await self._triton.stop()
+            tritons, self.tritons = self.tritons, {}
+            if tritons:
+                await _together(*(server.stop() for server in tritons.values()))
             if self._folder is not None and self._keep_logs is None:
                 await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
             self._folder = None
@@ -159,6 +176,20 @@ class Cluster:
         await child.start()
         await child.line("ready ", START_SECONDS)
 
+    async def _start_triton(self, name: str, models: Sequence[str] | None = None) -> str:
+        """A Triton with these models (None: all); its gRPC address."""
+        assert self._folder is not None
+        server = TritonServer(self._files.repository, models, log_path=self._folder / f"{name}.log")
+        self.tritons[name] = server
+        await server.start()
+        return server.grpc_address
+
+    async def _start_worker(self, number: int, places: asyncio.Semaphore) -> str:
+        """A further draft service, with a Triton of its own; its address."""
+        async with places:
+            triton = await self._start_triton(f"triton-{number}", ["draft"])
+            return await self._start_service(f"draft-{number}", triton=triton)
+
     async def _start_service(self, name: str, listen: str = "127.0.0.1:0", **settings: str) -> str:
         # A fixed port lets a service that is started anew be found again.
         listen = _with_port(listen)
@@ -167,7 +198,7 @@ class Cluster:
         await self._start(
             name,
             [
-                *(sys.executable, "-m", f"services.{name}"),
+                *(sys.executable, "-m", f"services.{name.partition('-')[0]}"),
                 *(f"--listen={listen}", f"--pair={self._files.settings}", f"--log-level={log_level}", *flags),
             ],
         )

@@ -108,8 +108,7 @@ class TritonServer:
         assert self._process is not None
         return await self._process.wait()
 
-    @property
-    def log_tail(self) -> str:
+    def tail(self) -> str:
         """The last lines of Triton's log."""
         return "\n".join(self._tail)
 
@@ -163,14 +162,12 @@ class TritonServer:
             return
         if process.returncode is None:
             raise TritonStartError(
-                f"Triton was not ready after {self._start_seconds:g} s; its log ends:\n{self.log_tail}"
+                f"Triton was not ready after {self._start_seconds:g} s; its log ends:\n{self.tail()}"
             )
         if self._pump is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._pump), 2)
-        raise TritonStartError(
-            f"Triton ended with status {process.returncode}; its log ends:\n{self.log_tail}"
-        )
+        raise TritonStartError(f"Triton ended with status {process.returncode}; its log ends:\n{self.tail()}")
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
         """Copy Triton's output to the log file, and see in it when the services have started."""

@@ -1,11 +1,15 @@
 """The emulated pair on real Triton, a hundred times as fast as its profile, so that a test can wait."""
 
+import asyncio
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 import dreamr
+from bench.models import engines
 from bench.questions import emulated
 from dreamr.cluster.cluster import Cluster
 from dreamr.cluster.pairs import PROFILES, PairError, PairFiles
@@ -48,3 +52,32 @@ async def test_an_unknown_pair_is_told_with_those_that_there_are(tmp_path: Path)
         PairFiles.of("emulated:none", None, tmp_path)
     with pytest.raises(PairError, match="bundled"):
         PairFiles.of("none.toml", None, tmp_path)
+
+
+async def test_each_draft_worker_drafts_and_a_lost_one_is_done_without(tmp_path: Path) -> None:
+    questions = emulated(9, seed=6)
+    told: list[str] = []
+    async with (
+        Cluster(pair=f"emulated:{quick(tmp_path)}", draft_workers=3) as cluster,
+        dreamr.AsyncClient(cluster.address, timeout=60) as client,
+    ):
+        assert {"draft", "draft-2", "draft-3", "triton", "triton-2", "triton-3"} <= set(cluster.pids())
+        asking = [client.ask(question.text, images=[question.image]) for question in questions]
+        answers = await asyncio.gather(*asking)
+        assert [answer.answer for answer in answers] == [question.answer for question in questions]
+        for server in cluster.tritons.values():
+            assert (await engines(server.metrics_address))["draft"].generated_tokens
+        watching = asyncio.create_task(cluster.watch(told.append))
+        os.kill(cluster.pids()["triton-2"], signal.SIGKILL)
+        cluster.processes["draft-3"].kill()
+        asking = [client.ask(question.text, images=[question.image]) for question in questions]
+        assert [answer.answer for answer in await asyncio.gather(*asking)] == [
+            question.answer for question in questions
+        ]
+        assert not watching.done()
+        watching.cancel()
+        await asyncio.wait({watching})
+    assert sorted(text.partition(" ended; the cluster goes on")[0] for text in told) == [
+        "draft-3",
+        "triton-2",
+    ]

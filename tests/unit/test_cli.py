@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from dreamr.events import Activity, Verdict
 from dreamr.timeline import draw, spans
 
@@ -32,11 +34,28 @@ def test_wrong_use_is_told_without_a_traceback(tmp_path: Path) -> None:
         (["ask", "nowhere.png", "q"], 2),
         (["ask", str(image), "q", "--address", "127.0.0.1:1", "--timeout", "2"], 1),
         (["bench", "--questions", "0"], 2),
+        (["bench", "--concurrency", "1,x"], 2),
+        (["bench", "--plots", str(image)], 2),
+        (["up", "--draft-workers", "17"], 2),
     ):
         ended = run(*arguments)
         assert ended.returncode == status
         assert "Traceback" not in ended.stderr
         assert ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--draft-workers", "0,1"], "give numbers from 1 to 16"),
+        (["--draft-workers", "2", "--address", "127.0.0.1:1"], "not with --address"),
+    ],
+)
+def test_numbers_of_draft_workers_that_cannot_be_had(arguments: list[str], problem: str) -> None:
+    ended = run("bench", *arguments)
+    assert ended.returncode == 2
+    assert "--draft-workers" in ended.stderr
+    assert problem in ended.stderr
 
 
 def test_importing_the_client_brings_no_heavy_library() -> None:

@@ -39,7 +39,7 @@ def main() -> None:
 
         async def probe() -> None:
             # Without draft or verifier the target reasons on alone; without a target there is nothing.
-            probes = [probe_health(channel, "target") for channel in cluster.target.channels.values()]
+            probes = [probe_health(channel, "target") for channel in cluster.target.channels]
             found = await asyncio.gather(*probes, return_exceptions=True)
             if all(found):
                 raise UnavailableError("; ".join(str(problem) for problem in found))

@@ -37,6 +37,7 @@ from services.gateway.policy import Rule
 from services.gateway.replicas import Replicas
 
 Result = TypeVar("Result")
+Stub = TypeVar("Stub")
 
 # Seconds before each further attempt. Nobody stands in for the target, so one that restarts is waited for;
 # for draft and verifier the target stands in, so they are asked on every replica and not waited for.
@@ -113,10 +114,7 @@ class ClusterParts:
         deadline: float,
         verdict_seconds: float,
     ) -> None:
-        session_id = context.session_id
-        self._draft = cluster.draft.order(session_id)
-        self._target = cluster.target.order(session_id)
-        self._verifier = cluster.verifier.order(session_id)
+        self._cluster = cluster
         self._plan = plan
         self._context = context
         self._deadline = deadline
@@ -130,12 +128,15 @@ class ClusterParts:
             max_step_tokens=self._plan.max_step_tokens,
             sampling=self._drawn(f"draft {start.index} {start.lane}", start.lane),
         )
-        # Each lane begins at another worker.
-        first = start.lane % len(self._draft)
-        methods = [stub.Draft for stub in (*self._draft[first:], *self._draft[:first])]
-        async with aclosing(
-            self._stream("draft", methods, request, lambda response: response.step)
-        ) as responses:
+        stream = self._stream(
+            "draft",
+            self._cluster.draft,
+            lambda stub: stub.Draft,
+            request,
+            lambda response: response.step,
+            start.lane,
+        )
+        async with aclosing(stream) as responses:
             async for response in responses:
                 yield convert.step_from(response.step)
 
@@ -147,8 +148,8 @@ class ClusterParts:
             max_step_tokens=self._plan.max_step_tokens,
             sampling=self._drawn(f"target {start.index}"),
         )
-        methods = [stub.Generate for stub in self._target]
-        async with aclosing(self._stream("target", methods, request, _written)) as responses:
+        stream = self._stream("target", self._cluster.target, lambda stub: stub.Generate, request, _written)
+        async with aclosing(stream) as responses:
             async for response in responses:
                 if response.HasField("written"):
                     yield convert.step_from(response.written.step)
@@ -165,7 +166,7 @@ class ClusterParts:
             rival=convert.step_to(start.rival) if start.rival else None,
         )
         response = await self._call(
-            "verifier", [stub.Verify for stub in self._verifier], request, self._verdict_seconds
+            "verifier", self._cluster.verifier, lambda stub: stub.Verify, request, self._verdict_seconds
         )
         return convert.verdict_from(response.verdict)
 
@@ -175,10 +176,10 @@ class ClusterParts:
         response: target_pb2.AnswerResponse | draft_pb2.DraftServiceAnswerResponse
         if start.author is Author.DRAFT:
             asked = draft_pb2.DraftServiceAnswerRequest(context=context, max_tokens=most, sampling=drawn)
-            response = await self._call("draft", [stub.Answer for stub in self._draft], asked)
+            response = await self._call("draft", self._cluster.draft, lambda stub: stub.Answer, asked)
         else:
             request = target_pb2.AnswerRequest(context=context, max_tokens=most, sampling=drawn)
-            response = await self._call("target", [stub.Answer for stub in self._target], request)
+            response = await self._call("target", self._cluster.target, lambda stub: stub.Answer, request)
         return Answer(response.text, response.usage.output_tokens, response.truncated)
 
     def _drawn(self, what: str, lane: int = 0) -> common_pb2.Sampling:
@@ -207,14 +208,17 @@ class ClusterParts:
     async def _call(
         self,
         part: str,
-        methods: Sequence[Callable[..., Awaitable[Result]]],
+        replicas: Replicas[Stub],
+        method: Callable[[Stub], Callable[..., Awaitable[Result]]],
         request: Any,
         most: float = float("inf"),
     ) -> Result:
-        patience = _Patience(part, len(methods))
-        for method in itertools.cycle(methods):
+        order = replicas.order(self._context.session_id)
+        patience = _Patience(part, len(order))
+        for replica in itertools.cycle(order):
             try:
-                return await method(request, timeout=min(most, self._seconds()))
+                with replica.call() as stub:
+                    return await method(stub)(request, timeout=min(most, self._seconds()))
             except grpc.aio.AioRpcError as error:
                 await self._wait_or_raise(from_rpc(error, part), patience)
         raise AssertionError("the cycle has no end")
@@ -222,28 +226,33 @@ class ClusterParts:
     async def _stream(
         self,
         part: str,
-        methods: Sequence[Callable[..., Any]],
+        replicas: Replicas[Stub],
+        method: Callable[[Stub], Callable[..., Any]],
         request: Any,
         step_of: Callable[[Any], common_pb2.Step | None],
+        lane: int = 0,
     ) -> AsyncGenerator[Any, None]:
         more = True
-        patience = _Patience(part, len(methods))
-        for method in itertools.cycle(methods):
-            call = method(request, timeout=self._seconds())
+        order = replicas.order(self._context.session_id, lane)
+        patience = _Patience(part, len(order))
+        for replica in itertools.cycle(order):
             try:
-                async for response in call:
-                    if step := step_of(response):
-                        more = _go_behind(request, step)
-                    yield response
+                with replica.call() as stub:
+                    call = method(stub)(request, timeout=self._seconds())
+                    try:
+                        async for response in call:
+                            if step := step_of(response):
+                                more = _go_behind(request, step)
+                            yield response
+                        return
+                    finally:
+                        # Leaving the loop cancels nothing by itself; this reaches the model within an
+                        # iteration.
+                        call.cancel()
             except grpc.aio.AioRpcError as error:
                 if not more:
                     return
                 await self._wait_or_raise(from_rpc(error, part), patience)
-            else:
-                return
-            finally:
-                # Leaving the loop cancels nothing by itself; this reaches the model within an iteration.
-                call.cancel()
 
     async def _wait_or_raise(self, failure: Exception, patience: _Patience) -> None:
         seconds = patience.seconds(failure)

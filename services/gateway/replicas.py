@@ -1,7 +1,11 @@
-"""One part's replicas: a channel each, and an order of preference for each session."""
+"""One part's replicas: a channel each, and an order of preference for each call."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import Generic, TypeVar
 
 import grpc
@@ -9,6 +13,32 @@ import grpc
 from services.common.channel import open_channel
 
 Stub = TypeVar("Stub")
+
+_BOUND = Fraction(5, 4)
+"""Calls under way at a replica, over the mean of all: with more it is crowded."""
+
+
+@dataclass(slots=True)
+class Replica(Generic[Stub]):
+    """One replica of a service.
+
+    Attributes:
+        calls: under way from this gateway.
+    """
+
+    address: str
+    channel: grpc.aio.Channel
+    stub: Stub
+    calls: int = 0
+
+    @contextmanager
+    def call(self) -> Iterator[Stub]:
+        """The stub for one call, which is counted until the block is left."""
+        self.calls += 1
+        try:
+            yield self.stub
+        finally:
+            self.calls -= 1
 
 
 class Replicas(Generic[Stub]):
@@ -20,18 +50,34 @@ class Replicas(Generic[Stub]):
     """
 
     def __init__(self, addresses: str, make_stub: Callable[[grpc.aio.Channel], Stub]) -> None:
-        self.channels = {address: open_channel(address) for address in addresses.split(",")}
-        self._stubs = {address: make_stub(channel) for address, channel in self.channels.items()}
+        channels = {address: open_channel(address) for address in addresses.split(",")}
+        self._replicas = [Replica(name, channel, make_stub(channel)) for name, channel in channels.items()]
 
-    def order(self, session_id: str) -> list[Stub]:
-        """Rendezvous hashing: a session keeps its replica, whose cache is warm, as others come and go."""
+    @property
+    def channels(self) -> list[grpc.aio.Channel]:
+        """One for each replica."""
+        return [replica.channel for replica in self._replicas]
 
-        def weight(address: str) -> bytes:
-            return hashlib.blake2b(f"{session_id}|{address}".encode(), digest_size=8).digest()
+    def order(self, session_id: str, lane: int = 0) -> list[Replica[Stub]]:
+        """Whom a call that begins now asks first, second and so on.
 
-        return [self._stubs[address] for address in sorted(self._stubs, key=weight)]
+        Rendezvous hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, arXiv 1608.01350): a
+        session keeps its replica, whose cache is warm, as others come and go and while it is not crowded.
+
+        Args:
+            lane: of the calls of a session at the same time; each lane begins at another replica.
+        """
+
+        def weight(replica: Replica[Stub]) -> bytes:
+            return hashlib.blake2b(f"{session_id}|{replica.address}".encode(), digest_size=8).digest()
+
+        found = sorted(self._replicas, key=weight)
+        first = lane % len(found)
+        # With the new call counted in; at least one replica is below this.
+        most = ceil(_BOUND * (sum(replica.calls for replica in found) + 1) / len(found))
+        return sorted(found[first:] + found[:first], key=lambda replica: replica.calls >= most)
 
     async def close(self) -> None:
         """Closes every channel."""
-        for channel in self.channels.values():
+        for channel in self.channels:
             await channel.close()

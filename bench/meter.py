@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bench import cpu
-from bench.models import at_rest
+from bench.models import Engine, at_rest, engines
 from dreamr.cluster.cluster import Cluster
 
 
@@ -29,17 +29,26 @@ class Reading:
 
 
 class Meter:
-    """Reads a cluster's counters with its models at rest, so that nothing is booked to the next request."""
+    """Reads a cluster's counters."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
     async def read(self) -> Reading:
-        """Waits until no request is active.
+        """Waits until no request is active, so that nothing is booked to the next one.
 
         Raises:
             TimeoutError: one still is after ten seconds.
         """
-        engines = await at_rest(*(server.metrics_address for server in self._cluster.tritons.values()))
-        tokens = {model: engine.generated_tokens for model, engine in engines.items()}
+        return self._reading(await at_rest(*self._addresses()))
+
+    async def now(self) -> Reading:
+        """Without waiting; engines tell their tokens up to 50 ms late."""
+        return self._reading(await engines(*self._addresses()))
+
+    def _addresses(self) -> list[str]:
+        return [server.metrics_address for server in self._cluster.tritons.values()]
+
+    def _reading(self, found: dict[str, Engine]) -> Reading:
+        tokens = {model: engine.generated_tokens for model, engine in found.items()}
         return Reading(cpu.seconds(self._cluster.pids().values()), tokens)

@@ -117,7 +117,7 @@ def waits(report: dict[str, Any]) -> Table:
 
 
 def scaling(report: dict[str, Any]) -> Table:
-    """What more draft workers give: tokens drafted per second, against the smallest number of workers."""
+    """What more draft workers give: tokens drafted per second under full load, against the fewest workers."""
     shown = Table(title="tokens drafted by several workers")
     for column in ("policy", "at a time", "workers", "drafted per s", "ratio", "of linear"):
         shown.add_column(column, justify="left" if column == "policy" else "right")
@@ -161,7 +161,8 @@ def _figures(measured: Measured) -> dict[str, Any]:
             "samples": seconds,
         },
         "answers_per_second": len(found) / measured.wall_seconds,
-        "drafted_tokens_per_second": spent.tokens["draft"] / measured.wall_seconds if spent else None,
+        # While every place was taken: with empty ones the draft waits for questions.
+        "drafted_tokens_per_second": measured.full_drafted / measured.full_seconds if spent else None,
         "tokens_per_answer": mean(lambda total: total.draft.committed_tokens + total.target.committed_tokens),
         "steps_per_answer": fmean(len(one.answer.steps) for one in found),
         "acceptance": sum(total.accepted for total in totals) / judged if judged else None,

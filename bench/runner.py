@@ -42,11 +42,15 @@ class Measured:
     Attributes:
         wall_seconds: that all of them took, those at the same time counted once.
         spent: by the whole cluster; None where it is somebody else's.
+        full_seconds: of `wall_seconds` those in which as many were under way as may be.
+        full_drafted: tokens that the draft generated in them.
     """
 
     samples: list[Sample] = field(default_factory=list)
     wall_seconds: float = 0.0
     spent: Reading | None = None
+    full_seconds: float = 0.0
+    full_drafted: int = 0
 
 
 def asked_at(concurrency: int, count: int) -> int:
@@ -98,12 +102,17 @@ async def measure(
             images = [cold(one.image, f"{run} {start + at} {policy}") for at, one in enumerate(asked)]
             before = await meter.read() if meter else None
             began = time.perf_counter()
-            answered = await _round(client, asked, images, policy, concurrency, on_answer)
+            answered, full = await _round(client, asked, images, policy, concurrency, meter, on_answer)
+            ended = time.perf_counter()
             measured = found[policy]
-            measured.wall_seconds += time.perf_counter() - began
+            measured.wall_seconds += ended - began
             if meter and before:
-                spent = (await meter.read()).since(before)
+                after = await meter.read()
+                spent = after.since(before)
                 measured.spent = measured.spent + spent if measured.spent else spent
+                until, reading = full or (ended, after)
+                measured.full_seconds += until - began
+                measured.full_drafted += reading.since(before).tokens["draft"]
             for question, (seconds, events) in zip(asked, answered, strict=True):
                 answer = Answer.of(events)
                 right = answer.answer.strip() == question.answer.strip()
@@ -119,21 +128,36 @@ async def _round(
     images: Sequence[bytes],
     policy: str,
     concurrency: int,
+    meter: Meter | None,
     on_answer: Callable[[], None],
-) -> list[tuple[float, list[Event]]]:
-    """Seconds and events of each question, so many of them at a time."""
+) -> tuple[list[tuple[float, list[Event]]], tuple[float, Reading] | None]:
+    """Seconds and events of each question, so many of them at a time.
+
+    And the time until which every place was taken, with what was spent by then; None where that is the end.
+    """
     places = asyncio.Semaphore(concurrency)
+    waiting = len(questions)
+    emptied = asyncio.Event()
 
     async def ask(question: Question, image: bytes) -> tuple[float, list[Event]]:
+        nonlocal waiting
         async with places:
+            waiting -= 1
             began = time.perf_counter()
             stream = client.reason(question.text, images=[image], policy=policy, activity=True)
             async with aclosing(stream) as happened:
                 events = [event async for event in happened]
             seconds = time.perf_counter() - began
+        if not waiting:
+            emptied.set()
         on_answer()
         return seconds, events
 
+    async def read(meter: Meter) -> tuple[float, Reading]:
+        await emptied.wait()
+        return time.perf_counter(), await meter.now()
+
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(ask(*one)) for one in zip(questions, images, strict=True)]
-    return [task.result() for task in tasks]
+        full = group.create_task(read(meter)) if meter and concurrency > 1 else None
+    return [task.result() for task in tasks], full.result() if full else None

@@ -21,7 +21,7 @@ def sample(policy: str, seconds: float, *, right: bool = True, text: str = "a") 
 def measured(policy: str, seconds: float, *, text: str = "a") -> Measured:
     samples = [sample(policy, seconds * factor, text=text) for factor in (0.9, 1.0, 1.1)]
     spent = Reading(cpu_seconds=3.0, tokens={"draft": 36, "target": 30})
-    return Measured(samples, wall_seconds=3 * seconds, spent=spent)
+    return Measured(samples, wall_seconds=3 * seconds, spent=spent, full_seconds=2 * seconds, full_drafted=24)
 
 
 def test_policies_are_compared_with_the_target() -> None:
@@ -38,7 +38,7 @@ def test_policies_are_compared_with_the_target() -> None:
     # Of the engines' 36 and 30 tokens in three answers, 10 and 2 an answer stand in them.
     assert figures["wasted_tokens_by_model"] == {"draft": 2.0, "target": 8.0}
     assert figures["same_steps_as_target"] == 1
-    # The engine drafted 36 tokens in three seconds.
+    # The engine drafted 24 tokens in the two seconds of full load.
     assert figures["drafted_tokens_per_second"] == pytest.approx(12)
     assert {"levels", "draft_workers"}.isdisjoint(report)
     assert table(report).row_count == waits(report).row_count == 2
@@ -67,7 +67,7 @@ def test_other_steps_than_the_targets_are_seen() -> None:
 
 def test_more_draft_workers_are_compared_with_the_fewest() -> None:
     idle = measured("target", 2.0)
-    idle.spent = Reading(cpu_seconds=3.0, tokens={"draft": 0, "target": 30})
+    idle.full_drafted = 0
 
     def levels(seconds: float) -> dict[int, dict[str, Measured]]:
         return {

@@ -10,9 +10,12 @@ from typing import Any
 from rich.table import Table
 
 from bench.models import MODELS
+from bench.prediction import predicted_speedup
 from bench.runner import Measured, Sample
 from bench.statistics import difference_of_means, quantile, ratio_of_means
 from bench.waiting import PARTS, waited
+from services.gateway.policy import FPSR
+from services.gateway.speculation import Speculation
 
 BASELINE = "target"
 
@@ -36,11 +39,11 @@ def to_json(workers: Mapping[int, Levels], *, seed: int, pair: str) -> dict[str,
 
 
 def _levels(levels: Levels) -> dict[str, Any]:
-    found = [{"concurrency": level, **_level(measured)} for level, measured in sorted(levels.items())]
+    found = [{"concurrency": level, **_level(level, measured)} for level, measured in sorted(levels.items())]
     return found[0] | ({"levels": found} if len(found) > 1 else {})
 
 
-def _level(measured: dict[str, Measured]) -> dict[str, Any]:
+def _level(concurrency: int, measured: dict[str, Measured]) -> dict[str, Any]:
     report: dict[str, Any] = {
         "questions": len(next(iter(measured.values())).samples),
         "policies": {name: _figures(found) for name, found in measured.items()},
@@ -60,6 +63,8 @@ def _level(measured: dict[str, Measured]) -> dict[str, Any]:
             [one.right for one in found.samples], [one.right for one in baseline.samples]
         )
         report["accuracy_difference"][name] = {"value": accuracy.value, "ci95": list(accuracy.ci95)}
+        if name == FPSR.name and concurrency == 1:
+            report["predicted_speedup"] = {name: predicted_speedup(found.samples, baseline.samples)}
         report["throughput_ratio"][name] = baseline.wall_seconds / found.wall_seconds
         report["policies"][name]["same_steps_as_target"] = fmean(
             [step.text for step in one.answer.steps] == [step.text for step in own.answer.steps]
@@ -107,7 +112,11 @@ def table(report: dict[str, Any]) -> Table:
 
 def waits(report: dict[str, Any]) -> Table:
     """Where the time goes: milliseconds that a question waited for each part."""
-    shown = Table(title="milliseconds a question waited for")
+    title = "milliseconds a question waited for"
+    for name, predicted in report.get("predicted_speedup", {}).items():
+        if predicted:
+            title += f"; the cost model predicts a speedup of {predicted:.2f} for {name}"
+    shown = Table(title=title)
     shown.add_column("policy")
     for part in PARTS:
         shown.add_column(part, justify="right")
@@ -175,6 +184,7 @@ def _figures(measured: Measured) -> dict[str, Any]:
             "verifier": mean(lambda total: total.verifier.busy_seconds),
         },
         "cpu_seconds": spent.cpu_seconds / len(found) if spent else None,
+        "speculation": {level.value: _share(found, level) for level in Speculation},
         "degraded": sum(bool(one.answer.degraded) for one in found),
     }
 
@@ -196,6 +206,11 @@ def _wasted(measured: Measured, model: str) -> float:
         return fmean(total.wasted_tokens for total in totals)
     committed: int = sum(total.committed_tokens for total in totals)
     return (measured.spent.tokens[model] - committed) / len(totals)
+
+
+def _share(found: Sequence[Sample], level: Speculation) -> float:
+    """Of the commits behind which the session speculated so far."""
+    return fmean(step.speculation == level for one in found for step in one.answer.steps)
 
 
 def _seconds(found: Sequence[Sample]) -> list[float]:

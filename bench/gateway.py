@@ -16,6 +16,7 @@ from bench import cpu
 from bench.bound import bound
 from bench.questions import Question, emulated
 from bench.statistics import quantile
+from dreamr.cli.running import room_for
 from dreamr.client import AsyncClient
 from dreamr.cluster.cluster import Cluster
 from dreamr.events import Commit, Event
@@ -75,8 +76,7 @@ async def measure(cluster: Cluster, sessions: int, seed: int) -> dict[str, Any]:
 
 async def _main(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     levels = [int(level) for level in arguments.sessions.split(",")]
-    room = {"DREAMR_GATEWAY_MAX_SESSIONS": str(max(levels))}
-    async with Cluster(pair=arguments.pair, settings=room) as cluster:
+    async with Cluster(pair=arguments.pair, settings=room_for(max(levels))) as cluster:
         return [await measure(cluster, sessions, arguments.seed) for sessions in levels]
 
 

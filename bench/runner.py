@@ -14,6 +14,8 @@ from dreamr.client import AsyncClient
 from dreamr.events import Answer, Event
 
 WARM_UP = 3
+# A question waits for its place in the bench, not in the gateway; beyond this something is stuck.
+_SECONDS = 600.0
 ROUND = 4
 """Questions of a round for each one at the same time. Towards a round's end fewer and fewer are under way, so
 what is told of throughput is a little too low; the longer the round, the less.
@@ -79,6 +81,7 @@ async def measure(
     *,
     seed: int,
     concurrency: int,
+    governor: bool | None = None,
     meter: Meter | None,
     on_answer: Callable[[], None],
 ) -> dict[str, Measured]:
@@ -89,6 +92,7 @@ async def measure(
 
     Args:
         concurrency: questions at the same time; a round has four times as many, or is a single one.
+        governor: whether sessions may speculate less than they could; None as each policy has it.
         meter: of the cluster; None where it is somebody else's.
         on_answer: told after each answer.
     """
@@ -102,7 +106,9 @@ async def measure(
             images = [cold(one.image, f"{run} {start + at} {policy}") for at, one in enumerate(asked)]
             before = await meter.read() if meter else None
             began = time.perf_counter()
-            answered, full = await _round(client, asked, images, policy, concurrency, meter, on_answer)
+            answered, full = await _round(
+                client, asked, images, policy, concurrency, governor, meter, on_answer
+            )
             ended = time.perf_counter()
             measured = found[policy]
             measured.wall_seconds += ended - began
@@ -128,6 +134,7 @@ async def _round(
     images: Sequence[bytes],
     policy: str,
     concurrency: int,
+    governor: bool | None,
     meter: Meter | None,
     on_answer: Callable[[], None],
 ) -> tuple[list[tuple[float, list[Event]]], tuple[float, Reading] | None]:
@@ -144,7 +151,14 @@ async def _round(
         async with places:
             waiting -= 1
             began = time.perf_counter()
-            stream = client.reason(question.text, images=[image], policy=policy, activity=True)
+            stream = client.reason(
+                question.text,
+                images=[image],
+                policy=policy,
+                governor=governor,
+                activity=True,
+                timeout=_SECONDS,
+            )
             async with aclosing(stream) as happened:
                 events = [event async for event in happened]
             seconds = time.perf_counter() - began

@@ -39,6 +39,10 @@ def bench(
     draft_workers: Annotated[
         str, typer.Option(help="Draft workers, with commas between: a cluster of its own for each number.")
     ] = "1",
+    governor: Annotated[
+        bool | None,
+        typer.Option(help="Whether sessions may speculate less; as each policy has it."),
+    ] = None,
     address: AddressOption = None,
 ) -> None:
     """Measure policies side by side, on the same questions in one run."""
@@ -54,7 +58,7 @@ def bench(
         raise typer.BadParameter(
             "not with --address: its cluster has the workers that it has", param_hint="--draft-workers"
         )
-    report = run(_bench(address, pair, names, questions, seed, file, levels, workers))
+    report = run(_bench(address, pair, names, questions, seed, file, levels, workers, governor))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2) + "\n")
@@ -91,6 +95,7 @@ async def _bench(
     file: Path | None,
     levels: list[int],
     workers: list[int],
+    governor: bool | None,
 ) -> dict[str, Any]:
     from bench.meter import Meter
     from bench.questions import emulated, from_file, held_out
@@ -110,9 +115,12 @@ async def _bench(
     questions = {level: asked[: asked_at(level, count)] for level in levels}
     found = {}
     for number in workers:
-        async with cluster_at(address, pair, number) as target, AsyncClient(target.address) as client:
+        async with (
+            cluster_at(address, pair, number, max(levels)) as target,
+            AsyncClient(target.address) as client,
+        ):
             meter = Meter(target.cluster) if target.cluster else None
-            found[number] = await _levels(client, meter, questions, policies, seed)
+            found[number] = await _levels(client, meter, questions, policies, seed, governor)
     return to_json(found, seed=seed, pair=pair)
 
 
@@ -122,6 +130,7 @@ async def _levels(
     questions: "dict[int, list[Question]]",
     policies: list[str],
     seed: int,
+    governor: bool | None,
 ) -> "dict[int, dict[str, Measured]]":
     """The questions of each concurrency, asked."""
     from bench.runner import measure, warm_up
@@ -137,6 +146,7 @@ async def _levels(
                 policies,
                 seed=seed,
                 concurrency=level,
+                governor=governor,
                 meter=meter,
                 on_answer=lambda: bar.advance(task),
             )

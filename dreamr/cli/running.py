@@ -34,6 +34,9 @@ PairOption = Annotated[str, typer.Option(help="bundled, emulated:PROFILE, or the
 
 MAX_DRAFT_WORKERS = 16
 
+# More than these need more room than a gateway gives by itself; each may have a window of verdicts at once.
+_USUAL_SESSIONS, _CALLS = 32, 8
+
 progress = Console(stderr=True, highlight=False)
 """For everything that is not a result."""
 
@@ -46,15 +49,34 @@ class Target:
     cluster: Cluster | None
 
 
+def room_for(sessions: int) -> dict[str, str]:
+    """Settings of services with room for so many sessions at once; the defaults where these do."""
+    calls = str(sessions * _CALLS)
+    return (
+        {
+            "DREAMR_GATEWAY_MAX_SESSIONS": str(sessions),
+            **{
+                f"DREAMR_{service}_MAX_CALLS": calls for service in ("DRAFT", "TARGET", "VERIFIER", "GATEWAY")
+            },
+        }
+        if sessions > _USUAL_SESSIONS
+        else {}
+    )
+
+
 @asynccontextmanager
 async def cluster_at(
-    address: str | None, pair: str = "bundled", draft_workers: int = 1
+    address: str | None, pair: str = "bundled", draft_workers: int = 1, sessions: int = 1
 ) -> AsyncIterator[Target]:
-    """A cluster for the block; one that was started for it is stopped behind it."""
+    """A cluster for the block; one that was started for it is stopped behind it.
+
+    Args:
+        sessions: that a cluster of our own must be able to run at once.
+    """
     if address is not None:
         yield Target(address, None)
         return
-    cluster = Cluster(pair=pair, draft_workers=draft_workers)
+    cluster = Cluster(pair=pair, draft_workers=draft_workers, settings=room_for(sessions))
     with progress.status("starting Triton and the services"):
         await cluster.start()
     try:

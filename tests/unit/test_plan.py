@@ -33,6 +33,22 @@ def test_options_win() -> None:
     assert (plan.policy.window, plan.alpha, plan.max_steps) == (2, 0.9, 3)
 
 
+@pytest.mark.parametrize(
+    ("policy", "wanted", "governed"),
+    [
+        ("fpsr", None, True),
+        ("fpsr", False, False),
+        ("exact", None, False),
+        ("exact", True, True),
+        ("target", True, False),
+    ],
+)
+def test_a_request_says_whether_it_is_governed(policy: str, wanted: bool | None, governed: bool) -> None:
+    plan = Plan.of(request(options=Options(policy=policy, governor=wanted)), PAIR)
+    assert plan.policy.governed is governed
+    assert plan.options().governor is governed
+
+
 def test_the_target_policy_has_no_window_to_set() -> None:
     assert Plan.of(request(options=Options(policy="target", window=3)), PAIR).policy.window == 0
 

@@ -1,10 +1,10 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint-protos bench bench-all simulate figures cancellation soak clean
+.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers simulate figures cancellation soak clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: .venv/ready ## make .venv with all that is needed
 
@@ -33,7 +33,22 @@ bench: setup ## the policies side by side on held-out handwriting
 	$(BIN)/dreamr bench --policies target,fpsr --questions 200 --json .cache/bench.json
 
 bench-all: setup ## the peers' policies too
-	$(BIN)/dreamr bench --policies target,specreason,lookahead,fpsr,exact --questions 300 --json .cache/bench-all.json
+	$(BIN)/dreamr bench --policies target,specreason,lookahead,fpsr,exact --questions 300 \
+		--json .cache/bench-all.json --plots docs/figures/bundled
+
+# An emulated target's answer takes some 20 seconds, so these take ten minutes and more.
+bench-emulated: setup ## the same policies on a pair that takes a GPU pair's time
+	$(BIN)/dreamr bench --pair emulated:qwen3vl-32b-2b --policies target,specreason,lookahead,fpsr,exact --questions 8 \
+		--json .cache/bench-emulated.json --plots docs/figures/emulated
+
+bench-load: setup ## throughput by questions at the same time
+	$(BIN)/dreamr bench --pair emulated:qwen3vl-32b-2b --policies target,fpsr --concurrency 1,4,16,64 --questions 8 \
+		--json .cache/bench-load.json --plots docs/figures/load
+
+# 64 sessions keep four narrow workers busy all the time, and eight most of it, on less than one core.
+bench-workers: setup ## how drafting scales over draft workers
+	$(BIN)/dreamr bench --pair emulated:qwen3vl-32b-2b-narrow --policies fpsr --concurrency 64 --questions 256 \
+		--draft-workers 1,2,4,8 --json .cache/bench-workers.json --plots docs/figures/workers
 
 simulate: setup ## 20,000 sessions with faults under a virtual clock
 	$(BIN)/dreamr simulate --sessions 20000 --seed 1

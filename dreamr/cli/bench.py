@@ -68,6 +68,8 @@ def bench(
     console = Console(file=sys.stdout, width=150)
     several = report.get("draft_workers", [])
     for entry in several or [report]:
+        if several:
+            console.rule(f"draft workers: {entry['draft_workers']}")
         for level in by_level(entry):
             console.print(table(level))
             console.print(waits(level))

@@ -90,7 +90,7 @@ def _latency(report: Report, axes: "Axes") -> None:
     for name, figures in report["policies"].items():
         samples = figures["latency_seconds"]["samples"]
         axes.ecdf(samples, color=_style(name)[0], label=f"{name}, median {median(samples):.3g} s")
-    axes.set_title(f"Latency: {_questions(report)}")
+    axes.set_title(_questions(report))
     axes.set_xlabel("seconds until the answer")
     axes.set_ylabel("questions answered")
     axes.set_xlim(left=0)
@@ -110,7 +110,7 @@ def _speedup(report: Report, axes: "Axes") -> None:
         axes.annotate(f"{ratio:.2f}", (ratio, row), (0, 9), textcoords="offset points", ha="center")
     axes.axvline(1, color=_GREY, linestyle="--", linewidth=1)
     axes.annotate("target", (1, 0), (4, 4), xycoords=("data", "axes fraction"), textcoords="offset points")
-    axes.set_title(f"Speedup: {_questions(report)}")
+    axes.set_title(_questions(report))
     axes.set_xlabel("times as fast as the target alone (ratio of mean latencies, 95% interval)")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -124,7 +124,7 @@ def _throughput(report: Report, axes: "Axes") -> None:
     at_once = [level["concurrency"] for level in levels]
     for name in report["policies"]:
         _line(axes, name, at_once, [level["policies"][name]["answers_per_second"] for level in levels])
-    axes.set_title(f"Throughput: {report['pair']}")
+    axes.set_title(report["pair"])
     axes.set_xlabel("questions at the same time")
     axes.set_ylabel("answers per second")
     axes.set_xscale("log", base=2)
@@ -141,12 +141,12 @@ def _draft_workers(report: Report, axes: "Axes") -> None:
         if not drafted[0]:
             continue
         linear = [drafted[0] * count / workers[0] for count in workers]
-        axes.plot(workers, linear, color=_GREY, linestyle="--", linewidth=1)
+        axes.plot(workers, linear, color=_GREY, linestyle="--", linewidth=1, zorder=3)
         axes.annotate(
             "linear", (workers[-1], linear[-1]), (-6, 0), textcoords="offset points", ha="right", color=_GREY
         )
         _line(axes, name, workers, drafted)
-    axes.set_title(f"Draft workers: {report['pair']}, {entries[0]['concurrency']} questions at the same time")
+    axes.set_title(f"{report['pair']}, {entries[0]['concurrency']} questions at the same time")
     axes.set_xlabel("draft workers")
     axes.set_ylabel("drafted tokens per second")
     axes.set_xlim(left=0)

@@ -17,7 +17,7 @@ from dreamr.v1 import gateway_pb2
 from services.common.errors import ServiceError
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
-from services.gateway.governor import Ungoverned
+from services.gateway.governs import Ungoverned
 from services.gateway.messages import (
     Answered,
     CallFailed,
@@ -112,7 +112,7 @@ class _Led(Ungoverned):
 
     def level(self) -> Speculation:
         """See Governs."""
-        return Speculation(next(self._levels))
+        return Speculation(next(self._levels, Speculation.FULL))
 
 
 def _pieces(

@@ -103,9 +103,9 @@ def _speedup(report: Report, axes: "Axes") -> None:
     """How many times as fast as the target alone."""
     names = list(report["speedup"])
     for row, name in enumerate(names):
-        ratio, (low, high) = report["speedup"][name]["ratio"], report["speedup"][name]["ci95"]
+        ratio, interval = report["speedup"][name]["ratio"], report["speedup"][name]["ci95"]
         colour, marker = _style(name)
-        axes.plot([low, high], [row, row], color=colour)
+        axes.plot(interval or [ratio, ratio], [row, row], color=colour)
         axes.plot(ratio, row, color=colour, marker=marker)
         axes.annotate(f"{ratio:.2f}", (ratio, row), (0, 9), textcoords="offset points", ha="center")
     axes.axvline(1, color=_GREY, linestyle="--", linewidth=1)

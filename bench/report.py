@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.models import MODELS
 from bench.prediction import predicted_speedup
-from bench.runner import Measured, Sample
+from bench.runner import Measured, Sample, round_size
 from bench.statistics import difference_of_means, quantile, ratio_of_means
 from bench.waiting import PARTS, waited
 from services.gateway.policy import FPSR
@@ -57,12 +57,13 @@ def _level(concurrency: int, measured: dict[str, Measured]) -> dict[str, Any]:
         if name == BASELINE:
             continue
         assert baseline is not None
-        speedup = ratio_of_means(_seconds(baseline.samples), _seconds(found.samples))
-        report["speedup"][name] = {"ratio": speedup.value, "ci95": list(speedup.ci95)}
+        block = round_size(concurrency)
+        speedup = ratio_of_means(_seconds(baseline.samples), _seconds(found.samples), block)
+        report["speedup"][name] = {"ratio": speedup.value, "ci95": speedup.ci95}
         accuracy = difference_of_means(
-            [one.right for one in found.samples], [one.right for one in baseline.samples]
+            [one.right for one in found.samples], [one.right for one in baseline.samples], block
         )
-        report["accuracy_difference"][name] = {"value": accuracy.value, "ci95": list(accuracy.ci95)}
+        report["accuracy_difference"][name] = {"value": accuracy.value, "ci95": accuracy.ci95}
         if name == FPSR.name and concurrency == 1:
             report["predicted_speedup"] = {name: predicted_speedup(found.samples, baseline.samples)}
         report["throughput_ratio"][name] = baseline.wall_seconds / found.wall_seconds
@@ -77,7 +78,8 @@ def table(report: dict[str, Any]) -> Table:
     """The report for a reader."""
     level = report["concurrency"]
     at_once = "one at a time" if level == 1 else f"{level} at a time"
-    shown = Table(title=f"{report['questions']} questions, {at_once}, policies interleaved")
+    turns = "question by question" if level == 1 else f"in rounds of {round_size(level)}"
+    shown = Table(title=f"{report['questions']} questions, {at_once}, policies in turn {turns}")
     for column in (
         *("policy", "accuracy", "mean s", "p50 s", "p95 s", "speedup (95%)", "per s", "tokens", "accepted"),
         *("wasted", "CPU s", "efficiency"),
@@ -86,13 +88,11 @@ def table(report: dict[str, Any]) -> Table:
     for name, figures in report["policies"].items():
         latency = figures["latency_seconds"]
         speedup = report["speedup"].get(name)
-        ratio = (
-            f"{speedup['ratio']:.2f} ({speedup['ci95'][0]:.2f}..{speedup['ci95'][1]:.2f})"
-            if speedup
-            else "1"
-            if name == BASELINE
-            else ""
-        )
+        ratio = "1" if name == BASELINE else ""
+        if speedup:
+            interval = speedup["ci95"]
+            ratio = f"{speedup['ratio']:.2f}"
+            ratio += f" ({interval[0]:.2f}..{interval[1]:.2f})" if interval else ""
         accepted, spent = figures["acceptance"], figures["cpu_seconds"]
         efficient = report["efficiency"][name]
         shown.add_row(
@@ -209,7 +209,7 @@ def _wasted(measured: Measured, model: str) -> float:
 
 
 def _share(found: Sequence[Sample], level: Speculation) -> float:
-    """Of the commits behind which the session speculated so far."""
+    """Of the commits behind which the session was to speculate so far."""
     return fmean(step.speculation == level for one in found for step in one.answer.steps)
 
 

@@ -57,11 +57,12 @@ class Measured:
 
 def asked_at(concurrency: int, count: int) -> int:
     """How many questions a level asks, of which `count` are wanted: whole rounds, or places stay empty."""
-    size = _round_size(concurrency)
+    size = round_size(concurrency)
     return -(-count // size) * size
 
 
-def _round_size(concurrency: int) -> int:
+def round_size(concurrency: int) -> int:
+    """Questions that a policy is asked before the next one's turn."""
     return 1 if concurrency == 1 else ROUND * concurrency
 
 
@@ -99,7 +100,7 @@ async def measure(
     run = f"{seed} {concurrency}"
     rng = random.Random(seed)
     found = {policy: Measured() for policy in policies}
-    size = _round_size(concurrency) if len(policies) > 1 else len(questions)
+    size = round_size(concurrency) if len(policies) > 1 else len(questions)
     for start in range(0, len(questions), size):
         for policy in rng.sample(list(policies), len(policies)):
             asked = questions[start : start + size]

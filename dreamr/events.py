@@ -144,7 +144,7 @@ Event = Started | Activity | Commit | Finished
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole session, put together."""
+    """A whole session, put together; `speculation` is how far it went at first."""
 
     answer: str
     policy: str
@@ -153,6 +153,7 @@ class Answer:
     totals: Totals
     seconds: float
     degraded: tuple[str, ...]
+    speculation: str = "full"
 
     @classmethod
     def of(cls, happened: Iterable[Event]) -> "Answer":
@@ -174,6 +175,7 @@ class Answer:
             totals=finished.totals,
             seconds=finished.seconds,
             degraded=finished.degraded,
+            speculation=started.speculation,
         )
 
 

@@ -20,6 +20,7 @@ from services.gateway.messages import (
     Reason,
     RivalDone,
     RivalEnded,
+    Start,
     StartAnswer,
     StartDraft,
     StartGrace,
@@ -32,7 +33,6 @@ from services.gateway.messages import (
 from services.gateway.policy import Policy, Rule
 from services.gateway.speculation import Speculation
 
-Start = StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace
 Texts = tuple[str, ...]
 
 
@@ -238,6 +238,9 @@ class Referee:
         busy = [call for call, start in self.running.items() if _is_rival(start) and not self.idle(call)]
         # One more where a candidate behind was rejected.
         self._require(len(busy) <= policy.rivals + 1, "more rivals than the policy's")
+        if self.speculation is Speculation.AFTER_REJECT and self._is_judged_alone(committed):
+            beside = [call for call in busy if self._reasons_on(call) and self._behind(call) == committed]
+            self._require(not beside, "the target reasons on beside a candidate")
         for call, start in self.running.items():
             if isinstance(start, StartAnswer | StartGrace) or self.idle(call):
                 continue
@@ -249,6 +252,16 @@ class Referee:
                     not self._rejected(start.prefix[:place], start.prefix[place]),
                     f"{call} is built on a rejected candidate",
                 )
+
+    def _reasons_on(self, call: int) -> bool:
+        start = self.running[call]
+        return isinstance(start, StartRival) and start.steps == 0
+
+    def _behind(self, call: int) -> Texts:
+        """The texts behind which a rival writes now."""
+        start = self.running[call]
+        assert isinstance(start, StartRival)
+        return start.prefix + tuple(step.text for step in self.written.get(call, ()))
 
     def _rejected(self, prefix: Texts, text: str) -> bool:
         """Whether all verdicts on this step reject it, none is pending, and it is not the target's own."""

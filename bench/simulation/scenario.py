@@ -57,7 +57,7 @@ class Scenario:
         acceptance: how often the draft writes what the target would.
         noise: how often the judge errs, either way.
         costs: seconds of a step of each part; each is drawn anew around it.
-        levels: what the governor says after each commit, in turn; none for full speculation.
+        levels: what the governor says at first and behind each commit, in turn; none for full speculation.
     """
 
     seed: int

@@ -13,7 +13,7 @@ from dreamr.v1 import gateway_pb2
 from services.common.errors import ServiceError
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
-from services.gateway.governor import Ungoverned
+from services.gateway.governs import Ungoverned
 from services.gateway.messages import Command, Event
 from services.gateway.policy import Rule
 from services.gateway.speculation import Speculation
@@ -67,19 +67,20 @@ class Outcome:
 
 async def play(scenario: Scenario) -> Outcome:
     """Plays a scenario on the running loop's clock."""
-    machine = WatchedMachine(scenario.policy, scenario.max_steps)
-    referee = machine.referee = Referee(scenario.policy, scenario.max_steps)
+    governor = Fickle(scenario.levels)
+    speculation = governor.level()
+    machine = WatchedMachine(scenario.policy, scenario.max_steps, speculation=speculation)
+    referee = machine.referee = Referee(scenario.policy, scenario.max_steps, speculation=speculation)
     told: list[gateway_pb2.ReasonResponse] = []
 
     async def outbox(response: gateway_pb2.ReasonResponse) -> None:
         told.append(response)
 
     def late(event: Event) -> None:
-        driver._events.put_nowait(event)
+        driver._events.put_nowait((event, driver._now()))
 
     loop = asyncio.get_running_loop()
     parts = SimulatedParts(scenario, late)
-    governor = Fickle(scenario.levels)
     driver = Driver(machine, parts, outbox, seconds=scenario.seconds, governor=governor, clock=loop.time)
     outcome, before, began = Outcome(injected=parts.injected), asyncio.all_tasks(), loop.time()
     leaving = next((fault for fault in scenario.faults if fault.kind is Kind.LEAVES), None)

@@ -20,6 +20,7 @@ class Costs:
     the target busy for `verdict`.
 
     Attributes:
+        start: until a call of the target has begun to write.
         draft: a drafted step.
         verdict_tokens: how long a verdict is waited for, over the time of a token of the target.
         verdicts: judged candidates a committed position; above 1 where some stood behind a rejected one.
@@ -29,17 +30,18 @@ class Costs:
     base: float
     share: float
     verdict: float
+    start: float
     draft: float
     verdict_tokens: float
     verdicts: float
     step_tokens: float
 
     def alone(self, sessions: int) -> float:
-        """Seconds a position while all `sessions` reason with the target alone."""
-        return self.step_tokens * self._token(sessions, 0.0)
+        """Seconds a position while all `sessions` reason with the target alone, each in one call."""
+        return self.step_tokens * (self.base + self.share * sessions)
 
     def speculating(self, level: Speculation, sessions: int, acceptance: float, window: int) -> float:
-        """Seconds a position while all `sessions` speculate at `level`.
+        """Seconds a position while all `sessions` speculate at `level`, which is not NONE.
 
         The more positions a second, the more verdicts, the slower the target, the fewer positions a second:
         the solution is where both agree.
@@ -55,17 +57,32 @@ class Costs:
                 high = middle
         return high
 
-    def stretch(self, sessions: int, acceptance: float, window: int) -> float:
-        """Share of its time (0..1) that a rival of `FULL` speculation gives to other calls to the target."""
-        seconds = self.speculating(Speculation.FULL, sessions, acceptance, window)
-        return 1 - self._token(1, 0.0) / self._token(sessions, self._busy(sessions, seconds))
+    def worth_rivals(self, sessions: int, acceptance: float, seconds: float) -> bool:
+        """Whether rivals should run before their candidates are judged.
 
-    def _token(self, decoding: float, busy: float) -> float:
-        """Seconds a token, while verdicts take `busy` of the target's time."""
-        return (self.base + self.share * decoding) / (1 - busy)
+        A rival that runs x seconds before its candidate is judged saves x with the probability of a reject;
+        with that of an accept it was for nothing. What it takes from other calls to the target is what they
+        take from it (the target's time is shared out evenly): x times its stretch. So rivals run iff
+        1 - acceptance > acceptance * stretch.
+
+        Args:
+            seconds: of a position with FULL speculation.
+        """
+        token = (self.base + self.share * sessions) / (1 - self._busy(sessions, seconds))
+        stretch = 1 - (self.base + self.share) / token
+        return 1 - acceptance > acceptance * stretch
 
     def _busy(self, sessions: int, seconds: float) -> float:
+        """Share of the target's time that verdicts take."""
         return min(_BUSIEST, sessions * self.verdicts * self.verdict / max(seconds, 1e-9))
+
+    def _decoding(self, sessions: int, rejected: float, seconds: float, busy: float) -> float:
+        """Sequences that decode where the target writes behind a reject only: as many as stand there, each
+        for as long as its step takes, which itself depends on how many there are.
+        """
+        free = seconds * (1 - busy) - sessions * rejected * self.step_tokens * self.share
+        wanted = sessions * rejected * self.step_tokens * self.base
+        return sessions if wanted >= sessions * free else wanted / free
 
     def _position(
         self, level: Speculation, sessions: int, acceptance: float, window: int, seconds: float
@@ -73,31 +90,38 @@ class Costs:
         """Seconds that a position takes at the load that positions of `seconds` make."""
         rejected = 1 - acceptance
         busy = self._busy(sessions, seconds)
-        decoding = float(sessions)
-        if level is Speculation.AFTER_REJECT:
-            decoding *= min(1.0, rejected * self.alone(1) / max(seconds, 1e-9))
-        token = self._token(decoding, busy)
-        target, verdict = self.step_tokens * token, self.verdict_tokens * token
+        full = level is Speculation.FULL
+        decoding = sessions if full else self._decoding(sessions, rejected, seconds, busy)
+        token = (self.base + self.share * decoding) / (1 - busy)
+        target, verdict = self.start + self.step_tokens * token, self.verdict_tokens * token
         first = self.draft + verdict
-        following = max(self.draft, verdict / window)
+        following = max(self.draft, first / window)
         total = rejected * first + acceptance * following + rejected * target
-        if level is Speculation.FULL:
+        if full:
             total -= rejected * (rejected * min(first, target) + acceptance * min(following, target))
         # However short a position's own way is: all the verdicts must pass through the target.
         return max(total, sessions * self.verdicts * self.verdict / _BUSIEST)
 
 
-def best(costs: Costs, sessions: int, acceptance: float, window: int) -> dict[Speculation, float]:
-    """Seconds a position at each level that the governor may choose.
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The best that speculation can do.
 
-    A rival that runs x seconds before its candidate is judged saves x with the probability of a reject; with
-    that of an accept it was for nothing. What it takes from other calls to the target is what they take from
-    it (the target's time is shared out evenly): x times its stretch. So rivals run from the start iff
-    1 - acceptance > acceptance * stretch, and only one of the two levels is offered.
+    Attributes:
+        seconds: a position.
+        alone: what it takes without speculation.
     """
-    worth_it = 1 - acceptance > acceptance * costs.stretch(sessions, acceptance, window)
-    level = Speculation.FULL if worth_it else Speculation.AFTER_REJECT
-    return {
-        level: costs.speculating(level, sessions, acceptance, window),
-        Speculation.NONE: costs.alone(sessions),
-    }
+
+    level: Speculation
+    seconds: float
+    alone: float
+
+
+def offer(costs: Costs, sessions: int, acceptance: float, window: int) -> Offer:
+    """How far to speculate if at all, and what that gives."""
+    level = Speculation.FULL
+    seconds = costs.speculating(level, sessions, acceptance, window)
+    if not costs.worth_rivals(sessions, acceptance, seconds):
+        level = Speculation.AFTER_REJECT
+        seconds = costs.speculating(level, sessions, acceptance, window)
+    return Offer(level, seconds, costs.alone(sessions))

@@ -22,7 +22,7 @@ from services.common.errors import (
 )
 from services.gateway import convert
 from services.gateway.fpsr import Machine
-from services.gateway.governor import Governs, Ungoverned
+from services.gateway.governs import Governs, Ungoverned
 from services.gateway.messages import (
     Aborted,
     Answered,
@@ -42,6 +42,7 @@ from services.gateway.messages import (
     Reason,
     RivalDone,
     RivalEnded,
+    Start,
     StartAnswer,
     StartDraft,
     StartGrace,
@@ -54,7 +55,6 @@ from services.gateway.parts import Parts, Progress
 from services.gateway.speculation import Speculation
 from services.gateway.totals import ModelTotals, Totals
 
-Start = StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace
 Outbox = Callable[[gateway_pb2.ReasonResponse], Coroutine[Any, Any, None]]
 """Takes what happens, in order; it may wait, but not for the machine."""
 
@@ -115,7 +115,8 @@ class Driver:
         self._with_activity = with_activity
         self._governor = governor or Ungoverned()
         self._clock = clock
-        self._events: asyncio.Queue[Event] = asyncio.Queue(_EVENTS)
+        # With the time at which each happened: it may wait here while a slow client is sent to.
+        self._events: asyncio.Queue[tuple[Event, float]] = asyncio.Queue(_EVENTS)
         self._works: dict[int, _Work] = {}
         self._began = 0.0
         self._failures: dict[int, ServiceError] = {}
@@ -131,20 +132,17 @@ class Driver:
         """
         deadline = asyncio.get_running_loop().time() + self._seconds
         self._began = self._clock()
-        try:
-            async with asyncio.TaskGroup() as group:
-                end = await self._obey(self._machine.start(), group)
-                while end is None:
-                    try:
-                        async with asyncio.timeout_at(deadline):
-                            event = await self._events.get()
-                    except TimeoutError:
-                        event = Aborted("deadline")
-                    end = await self._obey(await self._note(event), group)
-                for call in list(self._works):
-                    await self._stop(call)
-        finally:
-            self._governor.close()
+        async with asyncio.TaskGroup() as group:
+            end = await self._obey(self._machine.start(), group)
+            while end is None:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        event, at = await self._events.get()
+                except TimeoutError:
+                    event, at = Aborted("deadline"), self._now()
+                end = await self._obey(await self._note(event, at), group)
+            for call in list(self._works):
+                await self._stop(call)
         await self._conclude(end)
 
     # --- commands ---------------------------------------------------------------------------------
@@ -170,21 +168,23 @@ class Driver:
 
     async def _start(self, start: Start, group: asyncio.TaskGroup) -> None:
         task = group.create_task(self._guard(start), name=f"{type(start).__name__}-{start.call}")
-        self._works[start.call] = _Work(start, task, self._now())
+        at = self._now()
+        self._works[start.call] = _Work(start, task, at)
         if account := self._account(start):
             account.calls += 1
-        self._governor.began(start)
-        await self._tell(start, gateway_pb2.PHASE_STARTED)
+        self._governor.began(start, self._began + at)
+        await self._tell(start, gateway_pb2.PHASE_STARTED, at)
 
     async def _stop(self, call: int) -> None:
         work = self._works.get(call)
         if work is None or work.over:
             return
         work.task.cancel()
-        self._settle(work)
+        at = self._now()
+        self._settle(work, at)
         if account := self._account(work.start):
             account.cancelled_calls += 1
-        await self._tell(work.start, gateway_pb2.PHASE_CANCELLED)
+        await self._tell(work.start, gateway_pb2.PHASE_CANCELLED, at)
 
     async def _commit(self, command: CommitStep) -> Speculation:
         """Tells a commit; returns how far to speculate behind it."""
@@ -229,46 +229,49 @@ class Driver:
 
     # --- events -----------------------------------------------------------------------------------
 
-    async def _note(self, event: Event) -> list[Command]:
-        """Accounts for an event of a live call, then lets the machine have it."""
+    async def _note(self, event: Event, at: float) -> list[Command]:
+        """Accounts for an event of a live call that happened `at`, then lets the machine have it."""
         work = None if isinstance(event, Aborted | Governed) else self._works.get(event.call)
         if work is None or work.over:
             return self._machine.handle(event)
         match event:
             case Drafted(_, step) | RivalDone(_, step):
-                work.spans.append((work.spans[-1][1] if work.spans else work.began, self._now()))
-                if isinstance(event, Drafted):
-                    self.totals.drafted += 1
+                began = work.spans[-1][1] if work.spans else work.began
+                work.spans.append((began, at))
                 # Progress may have told these tokens already.
                 work.written_tokens += step.tokens
                 work.tokens = max(work.tokens, work.written_tokens)
-                began, written = work.spans[-1]
-                self._governor.wrote(work.start, step.tokens, written - began)
+                if isinstance(event, Drafted):
+                    self.totals.drafted += 1
+                    self._governor.drafted(at - began)
+                else:
+                    self._governor.progressed(work.start, work.written_tokens, self._began + at)
                 await self._tell(
                     work.start,
                     gateway_pb2.PHASE_STEP,
+                    at,
                     text=step.text,
                     closes=step.closes,
                     offset=len(work.spans) - 1,
                 )
             case Judged(_, verdict):
-                self._settle(work)
-                self._governor.judged(self._now() - work.began)
-                await self._tell(work.start, gateway_pb2.PHASE_DONE, verdict=verdict)
+                self._settle(work, at)
+                self._governor.judged(at - work.began)
+                await self._tell(work.start, gateway_pb2.PHASE_DONE, at, verdict=verdict)
             case Answered(_, text, tokens):
                 work.tokens = tokens
                 if account := self._account(work.start):
                     account.committed_tokens += tokens
-                self._settle(work)
-                await self._tell(work.start, gateway_pb2.PHASE_DONE, text=text)
+                self._settle(work, at)
+                await self._tell(work.start, gateway_pb2.PHASE_DONE, at, text=text)
             case DraftEnded() | RivalEnded():
-                self._settle(work)
-                await self._tell(work.start, gateway_pb2.PHASE_DONE)
+                self._settle(work, at)
+                await self._tell(work.start, gateway_pb2.PHASE_DONE, at)
             case GraceOver():
-                self._settle(work)
+                self._settle(work, at)
             case CallFailed(_, message):
-                self._settle(work)
-                await self._tell(work.start, gateway_pb2.PHASE_FAILED, text=message)
+                self._settle(work, at)
+                await self._tell(work.start, gateway_pb2.PHASE_FAILED, at, text=message)
         return self._machine.handle(event)
 
     async def _guard(self, start: Start) -> None:
@@ -277,13 +280,16 @@ class Driver:
             await self._call(start)
         except ServiceError as error:
             if isinstance(error, LateError) and isinstance(start, StartVerdict):
-                await self._events.put(Judged(start.call, Verdict(accept=False, reason=Reason.LATE)))
+                await self._put(Judged(start.call, Verdict(accept=False, reason=Reason.LATE)))
                 return
             self._failures[start.call] = error
-            await self._events.put(CallFailed(start.call, str(error), _FAILURES.get(type(error), _DOWN)))
+            await self._put(CallFailed(start.call, str(error), _FAILURES.get(type(error), _DOWN)))
+
+    async def _put(self, event: Event) -> None:
+        await self._events.put((event, self._now()))
 
     async def _call(self, start: Start) -> None:
-        put = self._events.put
+        put = self._put
         match start:
             case StartDraft(call):
                 async with aclosing(self._parts.draft(start)) as steps:
@@ -295,6 +301,7 @@ class Driver:
                     async for item in found:
                         if isinstance(item, Progress):
                             self._works[call].tokens = max(self._works[call].tokens, item.tokens)
+                            self._governor.progressed(start, item.tokens, self._clock())
                         else:
                             await put(RivalDone(call, item))
                 await put(RivalEnded(call))
@@ -327,18 +334,19 @@ class Driver:
             case StartGrace():
                 return None
 
-    def _settle(self, work: _Work) -> None:
+    def _settle(self, work: _Work, at: float) -> None:
         """Books a call's cost, once."""
         work.over = True
-        self._governor.ended(work.start)
+        self._governor.ended(work.start, self._began + at)
         if account := self._account(work.start):
-            account.busy_seconds += self._now() - work.began
+            account.busy_seconds += at - work.began
             account.generated_tokens += work.tokens
 
     async def _tell(
         self,
         start: Start,
         phase: gateway_pb2.Phase,
+        at: float,
         *,
         text: str = "",
         closes: bool = False,
@@ -353,7 +361,7 @@ class Driver:
             part=_PARTS[type(start)],
             phase=phase,
             index=index,
-            at=self._now(),
+            at=at,
             text=text,
             closes=closes,
             verdict=convert.verdict_to(verdict) if verdict else None,

@@ -294,7 +294,14 @@ class Machine:
         return False
 
     def _prune(self) -> None:
-        """Nothing built on a rejected candidate survives, and no rival of an accepted one."""
+        """Nothing built on a rejected candidate survives, and no rival of an accepted one.
+
+        A target that reasoned on alone until now has no business beside a candidate where rivals are to wait.
+        """
+        if self._chain and not self._rivals_allowed and not self._needs_target(0, self._chain[0]):
+            rival = self._rivals.get(self.frontier)
+            if rival and rival.runs_on and not rival.step:
+                self._drop_rival(self.frontier)
         for offset, candidate in enumerate(self._chain):
             if candidate.accepted:
                 self._drop_rival(self.frontier + offset)
@@ -518,6 +525,7 @@ class Machine:
         self._stop_draft()
         for other in self._others:
             self._stop_drafting(other)
+        self._others = [other for other in self._others if other.candidate]
 
     def _stop_draft(self) -> None:
         self._stop(self._draft)

@@ -1,32 +1,22 @@
 """The governor: how far each session speculates, from what calls take and what is accepted.
 
 One for a gateway; it decides by `costs.py`. It knows neither gRPC nor asyncio: the driver tells it of calls,
-and asks after each commit.
+and asks behind each commit.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from services.gateway.costs import Costs, best
-from services.gateway.messages import (
-    Author,
-    StartAnswer,
-    StartDraft,
-    StartGrace,
-    StartRival,
-    StartVerdict,
-    Verdict,
-)
+from services.gateway.average import Average
+from services.gateway.costs import Costs, offer
+from services.gateway.messages import Author, Reason, Start, StartAnswer, StartRival, Verdict
 from services.gateway.policy import Policy
 from services.gateway.speculation import Speculation
 from services.gateway.token_time import TokenTime
 
 # A gateway's first decisions wait for as many observations of each kind: until then it speculates.
 ENOUGH = 8
-# How many observations back an average reaches, give or take.
-MEMORY = 32
 # A session's own acceptance counts as much as the gateway's after so many verdicts, and each commit dims it.
 OWN_WEIGHT, OWN_MEMORY = 8.0, 0.95
 # What speculation must promise to be taken up again: two levels that are as good would take turns.
@@ -34,93 +24,41 @@ MARGIN = 0.05
 # One session in so many speculates although it should not, so that its costs stay known.
 PROBE_EVERY = 16
 
-Start = StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time.
 
-class Governs(Protocol):
-    """What the driver needs: told of one session's calls, asked for its level."""
+    Attributes:
+        decoded: seconds that the target decoded until then, added up over its sequences.
+        judged: verdicts until then.
+    """
 
-    def began(self, start: Start) -> None:
-        """A call begins."""
-
-    def wrote(self, start: Start, tokens: int, seconds: float) -> None:
-        """A call wrote a step in `seconds`."""
-
-    def judged(self, seconds: float) -> None:
-        """A verdict came after `seconds`."""
-
-    def ended(self, start: Start) -> None:
-        """A call is over, however it ended."""
-
-    def committed(self, author: Author, tokens: int, verdict: Verdict | None) -> None:
-        """A step was committed, with the verdict on the candidate of its position."""
-
-    def level(self) -> Speculation:
-        """How far to speculate from here on."""
-
-    def close(self) -> None:
-        """The session is over."""
-
-
-class Ungoverned:
-    """Full speculation, whatever happens."""
-
-    def began(self, start: Start) -> None:
-        """See Governs."""
-
-    def wrote(self, start: Start, tokens: int, seconds: float) -> None:
-        """See Governs."""
-
-    def judged(self, seconds: float) -> None:
-        """See Governs."""
-
-    def ended(self, start: Start) -> None:
-        """See Governs."""
-
-    def committed(self, author: Author, tokens: int, verdict: Verdict | None) -> None:
-        """See Governs."""
-
-    def level(self) -> Speculation:
-        """See Governs."""
-        return Speculation.FULL
-
-    def close(self) -> None:
-        """See Governs."""
-
-
-@dataclass(slots=True)
-class Average:
-    """A mean that forgets."""
-
-    value: float = 0.0
-    count: int = 0
-
-    def add(self, value: float) -> None:
-        """One more observation."""
-        self.count += 1
-        self.value += (value - self.value) / min(self.count, MEMORY)
+    at: float = 0.0
+    decoded: float = 0.0
+    judged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Mark:
-    """A moment: when it was, sequence-seconds that the target decoded until then, and verdicts."""
+class _Call:
+    """A call for which the target decodes: since when, and since when and which token its pace is known."""
 
-    at: float
-    decoded: float
-    judged: int
+    began: float
+    pace_from: Moment | None = None
+    tokens: int = 0
 
 
 class Governor:
-    """What all sessions of a gateway have seen of the cluster.
+    """What all sessions of a gateway have seen of the cluster. All times are on one clock, in seconds.
 
-    Args:
-        clock: seconds.
+    Attributes:
+        sessions: under way.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self.token_time = TokenTime()
         self.token = Average()
+        self.start = Average()
         self.draft = Average()
         self.verdict_tokens = Average()
         self.verdicts = Average()
@@ -128,27 +66,33 @@ class Governor:
         self.acceptance = Average()
         self.sessions = 0
         self.judged = 0
-        self._opened = 0
+        self._governed = 0
         self._decoding = 0
-        self._last = _Mark(clock(), 0.0, 0)
+        self._last = Moment()
 
-    def session(self, policy: Policy) -> "SessionGovernor":
-        """The governor of a session that begins; close it at the end."""
-        self._opened += 1
+    @contextmanager
+    def session(self, policy: Policy) -> Iterator["SessionGovernor"]:
+        """The governor of one session, which lasts as long as the block."""
+        self._governed += policy.governed
+        found = SessionGovernor(self, policy, probes=policy.governed and self._governed % PROBE_EVERY == 0)
         self.sessions += 1
-        return SessionGovernor(self, policy, probes=self._opened % PROBE_EVERY == 0)
+        try:
+            yield found
+        finally:
+            self.sessions -= 1
+            found.close()
 
-    def mark(self, more_decoding: int = 0) -> _Mark:
-        """This moment; from it on the target decodes for so many more calls."""
-        now = self._clock()
-        decoded = self._last.decoded + self._decoding * (now - self._last.at)
+    def moment(self, at: float, more_decoding: int = 0) -> Moment:
+        """That moment; from it on the target decodes for so many more calls."""
+        at = max(at, self._last.at)
+        decoded = self._last.decoded + self._decoding * (at - self._last.at)
         self._decoding += more_decoding
-        self._last = _Mark(now, decoded, self.judged)
+        self._last = Moment(at, decoded, self.judged)
         return self._last
 
     def costs(self) -> Costs | None:
         """What calls take; None until enough is known."""
-        needed = (self.draft, self.verdict_tokens, self.verdicts, self.step_tokens, self.acceptance)
+        needed = (self.start, self.draft, self.verdict_tokens, self.verdicts, self.acceptance)
         if min(self.token_time.count, *(average.count for average in needed)) < ENOUGH:
             return None
         base, share, verdict = self.token_time.fit()
@@ -156,6 +100,7 @@ class Governor:
             base=base,
             share=share,
             verdict=verdict,
+            start=self.start.value,
             draft=self.draft.value,
             verdict_tokens=self.verdict_tokens.value,
             verdicts=self.verdicts.value,
@@ -164,7 +109,7 @@ class Governor:
 
 
 class SessionGovernor:
-    """One session's part of it.
+    """One session's part of it; see `Governs`.
 
     Args:
         probes: it speculates even where the governor advises against it.
@@ -174,34 +119,46 @@ class SessionGovernor:
         self._governor = governor
         self._policy = policy
         self._probes = probes
-        self._level = Speculation.FULL
-        self._marks: dict[int, _Mark] = {}
+        self._level = Speculation.FULL if policy.window else Speculation.NONE
+        self._calls: dict[int, _Call] = {}
         self._judged = 0
         self._accepted = self._weight = 0.0
 
-    def began(self, start: Start) -> None:
+    def began(self, start: Start, at: float) -> None:
         """See Governs."""
         if _decodes(start):
-            self._marks[start.call] = self._governor.mark(1)
+            self._governor.moment(at, 1)
+            self._calls[start.call] = _Call(at)
 
-    def ended(self, start: Start) -> None:
+    def ended(self, start: Start, at: float) -> None:
         """See Governs."""
-        if self._marks.pop(start.call, None):
-            self._governor.mark(-1)
+        if self._calls.pop(start.call, None):
+            self._governor.moment(at, -1)
 
-    def wrote(self, start: Start, tokens: int, seconds: float) -> None:
+    def progressed(self, start: Start, tokens: int, at: float) -> None:
         """See Governs."""
-        if isinstance(start, StartDraft):
-            self._governor.draft.add(seconds)
-        elif (before := self._marks.get(start.call)) and tokens:
-            now = self._marks[start.call] = self._governor.mark()
-            elapsed = max(now.at - before.at, 1e-9)
-            self._governor.token.add(elapsed / tokens)
+        call = self._calls.get(start.call)
+        if call is None or tokens <= call.tokens:
+            return
+        now = self._governor.moment(at)
+        if (before := call.pace_from) is None:
+            # What comes before the first tokens (hops, queue, prompt) is no part of the target's pace.
+            self._governor.start.add(at - call.began)
+        else:
+            written, elapsed = tokens - call.tokens, max(now.at - before.at, 1e-9)
+            if written < self._governor.step_tokens.value / 2:
+                return
+            self._governor.token.add(elapsed / written)
             self._governor.token_time.observe(
-                elapsed / tokens,
+                elapsed / written,
                 decoding=(now.decoded - before.decoded) / elapsed,
-                verdicts=(now.judged - before.judged) / tokens,
+                verdicts=(now.judged - before.judged) / written,
             )
+        self._calls[start.call] = replace(call, pace_from=now, tokens=tokens)
+
+    def drafted(self, seconds: float) -> None:
+        """See Governs."""
+        self._governor.draft.add(seconds)
 
     def judged(self, seconds: float) -> None:
         """See Governs."""
@@ -215,7 +172,8 @@ class SessionGovernor:
         self._governor.step_tokens.add(tokens)
         self._accepted *= OWN_MEMORY
         self._weight *= OWN_MEMORY
-        if verdict and self._policy.governed:
+        # A verifier that is down says nothing of the draft.
+        if verdict and verdict.reason is not Reason.UNAVAILABLE and self._policy.governed:
             accepted = author is Author.DRAFT
             self._governor.acceptance.add(accepted)
             self._governor.verdicts.add(self._judged)
@@ -226,23 +184,19 @@ class SessionGovernor:
     def level(self) -> Speculation:
         """See Governs."""
         if not self._policy.governed or (costs := self._governor.costs()) is None:
-            return Speculation.FULL
+            return self._level
         common = self._governor.acceptance.value
         acceptance = (OWN_WEIGHT * common + self._accepted) / (OWN_WEIGHT + self._weight)
-        seconds = best(costs, self._governor.sessions, acceptance, self._policy.window)
-        alone = seconds.pop(Speculation.NONE)
-        ((level, speculating),) = seconds.items()
-        gain = alone / speculating - 1
+        found = offer(costs, self._governor.sessions, acceptance, self._policy.window)
+        gain = found.alone / found.seconds - 1
         stops = gain <= 0 or (gain < MARGIN and self._level is Speculation.NONE)
-        self._level = Speculation.NONE if stops and not self._probes else level
+        self._level = Speculation.NONE if stops and not self._probes else found.level
         return self._level
 
     def close(self) -> None:
-        """See Governs."""
-        for _ in self._marks:
-            self._governor.mark(-1)
-        self._marks.clear()
-        self._governor.sessions -= 1
+        """The session is over: nothing decodes for it."""
+        self._governor.moment(0.0, -len(self._calls))
+        self._calls.clear()
 
 
 def _decodes(start: Start) -> bool:

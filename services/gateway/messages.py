@@ -265,6 +265,9 @@ class Fail:
     call: int | None = None
 
 
+Start = StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace
+"""Begins a call."""
+
 Command = (
     StartDraft | StartRival | StartVerdict | StartAnswer | StartGrace | Stop | CommitStep | Finish | Fail
 )

@@ -113,8 +113,8 @@ def _adjusted(policy: Policy, options: gateway_pb2.ReasonOptions) -> Policy:
     if options.HasField("first_on_target"):
         check_range("options.first_on_target", options.first_on_target, 0, MAX_STEPS)
         policy = replace(policy, first_on_target=options.first_on_target) if policy.window else policy
-    if options.HasField("governor"):
-        policy = replace(policy, governed=options.governor) if policy.window else policy
+    if options.HasField("governor") and policy.window and not policy.rule.needs_rival:
+        policy = replace(policy, governed=options.governor)
     if options.answer_by == gateway_pb2.AUTHOR_DRAFT and policy.window:
         policy = replace(policy, answer_by=Author.DRAFT)
     return policy

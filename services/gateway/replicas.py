@@ -1,6 +1,7 @@
 """One part's replicas: a channel each, and an order of preference for each call."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ Stub = TypeVar("Stub")
 
 _BOUND = Fraction(5, 4)
 """Calls under way at a replica, over the mean of all: with more it is crowded."""
+_FREE = 4
+"""With fewer calls than this it never is: one session alone has as many."""
+_REST_SECONDS = 2.0
+"""A replica that could not be reached is asked last for so long."""
 
 
 @dataclass(slots=True)
@@ -24,12 +29,14 @@ class Replica(Generic[Stub]):
 
     Attributes:
         calls: under way from this gateway.
+        rests_until: it could not be reached, and is asked last until then (`time.monotonic`).
     """
 
     address: str
     channel: grpc.aio.Channel
     stub: Stub
     calls: int = 0
+    rests_until: float = 0.0
 
     @contextmanager
     def call(self) -> Iterator[Stub]:
@@ -37,6 +44,10 @@ class Replica(Generic[Stub]):
         self.calls += 1
         try:
             yield self.stub
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                self.rests_until = time.monotonic() + _REST_SECONDS
+            raise
         finally:
             self.calls -= 1
 
@@ -73,9 +84,14 @@ class Replicas(Generic[Stub]):
 
         found = sorted(self._replicas, key=weight)
         first = lane % len(found)
-        # With the new call counted in; at least one replica is below this.
-        most = ceil(_BOUND * (sum(replica.calls for replica in found) + 1) / len(found))
-        return sorted(found[first:] + found[:first], key=lambda replica: replica.calls >= most)
+        now = time.monotonic()
+        ready = [replica for replica in found if replica.rests_until <= now] or found
+        # With the new call counted in; at least one of those that are ready is below this.
+        most = max(_FREE, ceil(_BOUND * (sum(replica.calls for replica in ready) + 1) / len(ready)))
+        return sorted(
+            found[first:] + found[:first],
+            key=lambda replica: (replica.rests_until > now, replica.calls >= most),
+        )
 
     async def close(self) -> None:
         """Closes every channel."""

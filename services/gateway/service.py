@@ -18,7 +18,7 @@ from services.gateway.admission import Admission
 from services.gateway.cluster_parts import Cluster, ClusterParts
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
-from services.gateway.governor import Governor
+from services.gateway.governor import Governor, SessionGovernor
 from services.gateway.images import check_image
 from services.gateway.outbox import Outbox
 from services.gateway.plan import Plan
@@ -62,8 +62,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             await self._check_images(images)
             session = await Session.open(self._store, request.question, plan.options(), images)
             logs.bind_session(session.id)
-            with metrics.ACTIVE.track_inprogress():
-                await self._run(session, plan, request, context, deadline)
+            with metrics.ACTIVE.track_inprogress(), self._governor.session(plan.policy) as governor:
+                await self._run(session, plan, request, context, deadline, governor)
 
     async def _check_images(self, images: Sequence[bytes]) -> None:
         settings = self._settings
@@ -85,6 +85,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         request: gateway_pb2.ReasonRequest,
         context: Context,
         deadline: float,
+        governor: SessionGovernor,
     ) -> None:
         outbox = Outbox(session, lambda response: _send(context, response))
         finished: gateway_pb2.Finished | None = None
@@ -97,7 +98,6 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 finished = response.finished
             await outbox.put(response)
 
-        governor = self._governor.session(plan.policy)
         speculation = governor.level()
         driver = Driver(
             Machine(

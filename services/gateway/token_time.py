@@ -4,14 +4,17 @@ import numpy as np
 
 # An observation's weight falls by half within some 350 others.
 _MEMORY = 0.998
-# What the load does not explain for certain is booked to the base: 1% of a feature's own weight.
-_DOUBT = 0.01
+# What the load has not explained yet is booked to the base, as if so much of an observation had shown that a
+# mean load has no effect. Without it a load that never changed would have no single solution.
+_DOUBT = 0.05
+# The base is never taken for nothing: at least this share of a mean token's time.
+_LEAST_BASE = 0.05
 
 
 class TokenTime:
     """Recursive least squares with forgetting: seconds = base + share * decoding + verdict * verdicts.
 
-    None of the three is negative.
+    None of the three is negative, and the base is positive.
     """
 
     def __init__(self) -> None:
@@ -34,14 +37,17 @@ class TokenTime:
 
     def fit(self) -> tuple[float, float, float]:
         """Base, share and verdict, in seconds; call it after at least one observation."""
-        doubt = np.diag(self._squares) * (0.0, _DOUBT, _DOUBT)
-        kept = [0, 1, 2]
+        weight = self._squares[0, 0]
+        doubt = np.diag(self._squares) / weight * (0.0, _DOUBT, _DOUBT)
+        least = _LEAST_BASE * self._products[0] / weight
+        effects = [index for index in (1, 2) if self._squares[index, index] > 0]
         while True:
-            kept = [index for index in kept if self._squares[index, index] > 0]
-            squares = (self._squares + np.diag(doubt))[np.ix_(kept, kept)]
-            found = np.linalg.solve(squares, self._products[kept])
-            negative = [index for index, value in zip(kept, found, strict=True) if value < 0]
-            if not negative:
+            kept = [0, *effects]
+            found = np.linalg.solve(
+                (self._squares + np.diag(doubt))[np.ix_(kept, kept)], self._products[kept]
+            )
+            worst = min(range(1, len(kept)), key=found.__getitem__, default=0)
+            if not worst or found[worst] >= 0:
                 values = dict(zip(kept, map(float, found), strict=True))
-                return values.get(0, 0.0), values.get(1, 0.0), values.get(2, 0.0)
-            kept = [index for index in kept if index not in negative]
+                return max(values[0], float(least)), values.get(1, 0.0), values.get(2, 0.0)
+            del effects[worst - 1]

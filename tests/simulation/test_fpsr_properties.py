@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from services.gateway.fpsr import Machine
 from services.gateway.messages import Aborted, Author, Fail, Finish
 from services.gateway.policy import EXACT, POLICIES, Policy, Rule
+from services.gateway.speculation import Speculation
 from tests.simulation.world import World
 
 policies = st.builds(
@@ -33,6 +34,7 @@ def world(data: st.DataObject, policy: Policy, *, faults: bool, wordings: int = 
         max_steps=data.draw(st.integers(1, 7), label="max_steps"),
         max_tokens=data.draw(st.none() | st.integers(1, 20), label="max_tokens"),
         max_repeats=data.draw(st.sampled_from([0, 0, 1, 2]), label="max_repeats"),
+        speculation=data.draw(st.sampled_from(list(Speculation)), label="speculation"),
     )
     return World(
         machine,

@@ -11,6 +11,7 @@ from services.gateway import fpsr
 from services.gateway.fpsr import Machine
 from services.gateway.messages import Author, Event, Judged, Step, Verdict
 from services.gateway.policy import EXACT, FPSR, LOOKAHEAD
+from services.gateway.speculation import Speculation
 from tests.simulation.world import World
 
 SESSIONS = 4_000
@@ -35,6 +36,7 @@ def play(seed: int) -> None:
         chance.randint(1, 6),
         max_tokens=chance.choice((None, None, 9)),
         max_repeats=chance.choice((0, 0, 1)),
+        speculation=chance.choice((Speculation.FULL, Speculation.FULL, *Speculation)),
     )
     World(machine, choose, wordings=2, faults=chance.random() < 0.5).run()
 
@@ -74,6 +76,12 @@ _prefix = Machine._prefix
 _start_draft = Machine._start_draft
 _commit = Machine._commit
 _prune = Machine._prune
+
+
+def prune_no_rival(self: Machine) -> None:
+    drop, self._drop_rival = self._drop_rival, lambda index: None  # type: ignore[method-assign]
+    _prune(self)
+    self._drop_rival = drop  # type: ignore[method-assign]
 
 
 def draft_beyond_window(self: Machine) -> None:
@@ -133,6 +141,7 @@ MUTANTS: dict[str, Patch] = {
     "rivals run whatever the governor says": on_machine(
         "_rivals_allowed", property(lambda self: self.policy.rivals)
     ),
+    "a target that reasoned on alone goes on beside candidates": on_machine("_prune", prune_no_rival),
     "other workers go on": on_machine(
         "_drop_others", lambda self, keep=None: self._others.clear() if keep is None else None
     ),

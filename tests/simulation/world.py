@@ -6,7 +6,7 @@ What happens next, and in which order, is chosen from outside (by hypothesis, or
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench.simulation.referee import Referee, Start
+from bench.simulation.referee import Referee
 from services.gateway.fpsr import Machine
 from services.gateway.messages import (
     Aborted,
@@ -22,6 +22,7 @@ from services.gateway.messages import (
     Judged,
     RivalDone,
     RivalEnded,
+    Start,
     StartAnswer,
     StartDraft,
     StartGrace,
@@ -57,7 +58,13 @@ class World:
 
     def __post_init__(self) -> None:
         machine = self.machine
-        self.referee = Referee(machine.policy, machine.max_steps, machine.max_tokens, machine.max_repeats)
+        self.referee = Referee(
+            machine.policy,
+            machine.max_steps,
+            machine.max_tokens,
+            machine.max_repeats,
+            speculation=machine.speculation,
+        )
 
     @property
     def running(self) -> dict[int, Start]:

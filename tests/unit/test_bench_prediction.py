@@ -38,10 +38,16 @@ def test_half_of_the_drafts_are_accepted() -> None:
     assert predicted_speedup(found, ALONE) == pytest.approx((2 * 2 + 0.5) / (2 * position + 0.5))
 
 
-def test_a_session_that_did_not_speculate_is_as_fast_as_the_target() -> None:
-    steps = [step(0, 0.0, 0.2, judged(True)), step(1, 0.3, 2.3, None)]
-    found = [sample(*(replace(one, speculation="none") for one in steps))]
-    assert predicted_speedup(found, ALONE) == pytest.approx(1)
+def test_a_commit_tells_the_level_of_the_next_position() -> None:
+    first, second = step(0, 0.0, 0.2, judged(True)), step(1, 0.3, 2.3, None)
+    found = [sample(replace(first, speculation="none"), second)]
+    # All were accepted: one position at the draft's pace (a verdict in its window), one at the target's.
+    assert predicted_speedup(found, ALONE) == pytest.approx((2 * 2 + 0.5) / (0.2 + 2 + 0.5))
+
+
+def test_what_equals_the_rival_was_accepted_too() -> None:
+    found = [sample(step(0, 0.0, 0.2, judged(True)), step(1, 0.2, 0.4, replace(judged(True), seconds=0.0)))]
+    assert predicted_speedup(found, ALONE) == pytest.approx((2 * 2 + 0.5) / (2 * 0.2 + 0.5))
 
 
 def test_without_a_verdict_there_is_nothing_to_go_by() -> None:

@@ -23,9 +23,21 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     hits = 0
     for trial in range(100):
         first, second = rng.normal(2, 0.5, 100), rng.normal(1, 0.5, 100)
-        low, high = ratio_of_means(list(first), list(second), seed=trial).ci95
-        hits += low <= 2 <= high
+        interval = ratio_of_means(list(first), list(second), seed=trial).ci95
+        assert interval
+        hits += interval[0] <= 2 <= interval[1]
     assert 86 <= hits <= 100
+
+
+def test_what_was_measured_at_the_same_time_is_drawn_together() -> None:
+    # Rounds that differ, and questions within them that do not.
+    above, below = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0], 20), np.ones(100)
+    single = ratio_of_means(list(above), list(below)).ci95
+    rounds = ratio_of_means(list(above), list(below), block=20).ci95
+    assert single
+    assert rounds
+    assert rounds[1] - rounds[0] > 3 * (single[1] - single[0])
+    assert ratio_of_means(list(above[:60]), list(below[:60]), block=20).ci95 is None
 
 
 def test_differences_of_shares() -> None:

@@ -39,7 +39,8 @@ def test_options_win() -> None:
         ("fpsr", None, True),
         ("fpsr", False, False),
         ("exact", None, False),
-        ("exact", True, True),
+        ("specreason", True, True),
+        ("exact", True, False),
         ("target", True, False),
     ],
 )

@@ -1,12 +1,15 @@
 """Which replica a call asks: the session's own, unless that is crowded."""
 
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from math import ceil
 
+import grpc
 import pytest
 
+from services.gateway.replicas import _FREE as FREE
 from services.gateway.replicas import Replica, Replicas
 
 SESSIONS = [f"session {number}" for number in range(400)]
@@ -52,18 +55,37 @@ async def test_no_replica_has_more_than_its_share_and_a_quarter(count: int) -> N
                 calls.enter_context(found.order("a")[0].call())
                 under_way = [replica.calls for replica in found.order("a")]
                 assert sum(under_way) == made
-                assert max(under_way) <= ceil(1.25 * made / count)
+                assert max(under_way) <= max(FREE, ceil(1.25 * made / count))
 
 
 async def test_a_crowded_replica_is_asked_again_when_its_calls_have_ended() -> None:
     async with replicas(2) as found:
         own, other = found.order("a")
-        with own.call(), own.call():
-            # A third one would be above the bound of ceil(1.25 * 3 / 2) = 2.
-            assert found.order("a") == [other, own]
-            with other.call():
-                # Of four calls a replica may have three.
+        with ExitStack() as calls:
+            for _ in range(FREE):
+                # What one session asks for by itself crowds no replica.
                 assert found.order("a") == [own, other]
+                calls.enter_context(own.call())
+            assert found.order("a") == [other, own]
+            for _ in range(3):
+                calls.enter_context(other.call())
+            # Of eight calls a replica may have five.
+            assert found.order("a") == [own, other]
+
+
+async def test_a_replica_that_cannot_be_reached_is_asked_last_and_draws_no_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with replicas(2) as found:
+        own, other = found.order("a")
+        with pytest.raises(grpc.aio.AioRpcError), own.call():
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+        with ExitStack() as calls:
+            for _ in range(20):
+                calls.enter_context(other.call())
+                assert found.order("a") == [other, own]
+        later = time.monotonic() + 60
+        monkeypatch.setattr(time, "monotonic", lambda: later)
         assert found.order("a") == [own, other]
 
 

@@ -1,4 +1,10 @@
-"""`python -m bench.gateway`: what the gateway itself costs, with many sessions in flight at once."""
+"""`python -m bench.gateway`: what the gateway itself costs, with many sessions in flight at once.
+
+Two figures tell what it adds to a session's time. What the client saw beyond the session's bound (its calls,
+each as long as it took until the gateway heard of it, played again without the gateway) is the work between
+calls: the state machine, the store, the front. How late the event loop wakes a task is what each of the calls
+waited for within the gateway, and is no part of the former.
+"""
 
 import argparse
 import asyncio
@@ -15,10 +21,11 @@ from tqdm import tqdm
 from bench import cpu
 from bench.bound import bound
 from bench.questions import Question, emulated
-from bench.statistics import quantile
+from bench.statistics import histogram_quantile, quantile
 from dreamr.cli.running import room_for
 from dreamr.client import AsyncClient
 from dreamr.cluster.cluster import Cluster
+from dreamr.cluster.metrics import scrape
 from dreamr.events import Commit, Event
 
 ALLOWED_MILLISECONDS = 50.0
@@ -27,16 +34,14 @@ CERTAIN_SESSIONS = 200
 """Sessions in flight up to which that must hold."""
 _ARRIVE_SECONDS = 10.0
 _TIMEOUT = 600.0
+_LAG = "dreamr_event_loop_lag_seconds_bucket"
 
 
 async def measure(cluster: Cluster, sessions: int, seed: int) -> dict[str, Any]:
-    """Sessions that are all in flight at once, with full speculation.
-
-    What the gateway added to a session is what the client saw beyond the session's bound: the same calls,
-    each as long as it was, played again with a gateway that takes no time.
-    """
+    """Sessions with full speculation that begin within ten seconds and are then under way together."""
     questions, chance = emulated(sessions, seed), random.Random(seed)
     gateway = [cluster.pids()["gateway"]]
+    metrics = cluster.metrics["gateway"]
     bar = tqdm(total=sessions, unit="session")
 
     async def ask(client: AsyncClient, question: Question) -> tuple[float, list[Event]]:
@@ -51,10 +56,12 @@ async def measure(cluster: Cluster, sessions: int, seed: int) -> dict[str, Any]:
         return time.perf_counter() - began, events
 
     async with AsyncClient(cluster.address) as client:
+        before = await scrape(metrics)
         began, spent = time.perf_counter(), cpu.seconds(gateway)
         async with asyncio.TaskGroup() as group:
             asking = [group.create_task(ask(client, question)) for question in questions]
         wall, spent = time.perf_counter() - began, cpu.seconds(gateway) - spent
+        after = await scrape(metrics)
     bar.close()
     found = [task.result() for task in asking]
     commits = sum(isinstance(event, Commit) for _, events in found for event in events)
@@ -70,7 +77,11 @@ async def measure(cluster: Cluster, sessions: int, seed: int) -> dict[str, Any]:
         "gateway_cpu_milliseconds_a_commit": spent * 1000 / commits,
         "gateway_cores": spent / wall,
         "added_milliseconds": {"p50": quantile(added, 0.5), "p99": quantile(added, 0.99)},
-        "replayed": len(added),
+        "loop_lag_milliseconds": {
+            name: 1000 * histogram_quantile(before, after, _LAG, share)
+            for name, share in (("p50", 0.5), ("p99", 0.99))
+        },
+        "not_replayed": sessions - len(added),
     }
 
 
@@ -93,11 +104,10 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(text)
     sys.stdout.write(text)
-    if any(
-        level["sessions"] <= CERTAIN_SESSIONS and level["added_milliseconds"]["p99"] >= ALLOWED_MILLISECONDS
-        for level in report
-    ):
-        raise SystemExit(f"more than {ALLOWED_MILLISECONDS:.0f} ms added")
+    for level in report:
+        added = level["added_milliseconds"]["p99"] + level["loop_lag_milliseconds"]["p99"]
+        if level["sessions"] <= CERTAIN_SESSIONS and added >= ALLOWED_MILLISECONDS:
+            raise SystemExit(f"{level['sessions']} sessions: more than {ALLOWED_MILLISECONDS:.0f} ms added")
 
 
 if __name__ == "__main__":

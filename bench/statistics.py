@@ -1,6 +1,6 @@
 """Quantiles, and paired bootstrap intervals."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,23 @@ class Estimate:
 def quantile(values: Sequence[float], share: float) -> float:
     """The `share` quantile (0..1), interpolated."""
     return float(np.quantile(np.asarray(values), share))
+
+
+def histogram_quantile(
+    before: Mapping[tuple[str, str], float], after: Mapping[tuple[str, str], float], name: str, share: float
+) -> float:
+    """The bound below which `share` of what a Prometheus histogram observed between two readings lies.
+
+    Args:
+        before: samples by name and bound, as `dreamr.cluster.metrics.scrape` reads them; so is `after`.
+        name: with `_bucket` at its end.
+    """
+    counts = {
+        float(bound): count - before.get((found, bound), 0.0)
+        for (found, bound), count in after.items()
+        if found == name
+    }
+    return min(bound for bound, count in counts.items() if count >= share * counts[float("inf")])
 
 
 def ratio_of_means(above: Sequence[float], below: Sequence[float], block: int = 1, seed: int = 0) -> Estimate:

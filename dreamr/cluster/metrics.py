@@ -7,14 +7,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 async def scrape(address: str) -> dict[tuple[str, str], float]:
-    """Samples of `http://ADDRESS/metrics` by name and model (empty where there is no such label).
+    """Samples of `http://ADDRESS/metrics` by name and model, or bound of a histogram, or neither (empty).
 
     Raises:
         OSError: the endpoint does not answer.
     """
     text = await asyncio.to_thread(_fetch, f"http://{address}/metrics")
     return {
-        (sample.name, sample.labels.get("model", "")): sample.value
+        (sample.name, sample.labels.get("model") or sample.labels.get("le", "")): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }

@@ -18,6 +18,7 @@ from services.common import logs
 from services.common.channel import SERVER_OPTIONS
 from services.common.errors import OverloadedError
 from services.common.interceptor import StatusInterceptor
+from services.common.loop_lag import watched_loop
 from services.common.settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -79,7 +80,7 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
             sys.stdout.write(f"ready {host}:{port} metrics {metrics_address}\n")
             sys.stdout.flush()
             log.info("serving", address=f"{host}:{port}", metrics=metrics_address)
-            async with _watched(probe, checks, service, settings):
+            async with _watched(probe, checks, service, settings), watched_loop():
                 await stop.wait()
             log.info("draining", seconds=settings.drain_seconds)
             await checks.enter_graceful_shutdown()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.statistics import difference_of_means, quantile, ratio_of_means
+from bench.statistics import difference_of_means, histogram_quantile, quantile, ratio_of_means
 
 
 def test_quantiles_interpolate() -> None:
@@ -43,6 +43,13 @@ def test_what_was_measured_at_the_same_time_is_drawn_together() -> None:
 def test_differences_of_shares() -> None:
     estimate = difference_of_means([True, True, False], [True, False, False])
     assert estimate.value == pytest.approx(1 / 3)
+
+
+def test_the_quantile_of_a_histogram_is_a_bound_of_it() -> None:
+    before = {("lag_bucket", "0.001"): 5.0, ("lag_bucket", "0.01"): 6.0, ("lag_bucket", "+Inf"): 6.0}
+    after = {("lag_bucket", "0.001"): 14.0, ("lag_bucket", "0.01"): 16.0, ("lag_bucket", "+Inf"): 16.0}
+    assert histogram_quantile(before, after, "lag_bucket", 0.5) == 0.001
+    assert histogram_quantile(before, after, "lag_bucket", 0.95) == 0.01
 
 
 def test_pairs_are_needed() -> None:

@@ -15,14 +15,15 @@ from services.gateway.policy import Policy
 from services.gateway.speculation import Speculation
 from services.gateway.token_time import TokenTime
 
-# A gateway's first decisions wait for as many observations of each kind: until then it speculates.
-ENOUGH = 8
+# A gateway's first decisions wait for as many observations of each kind, and until then it speculates: the
+# first calls to models that have just started are slower than all that follow.
+ENOUGH = 64
 # A session's own acceptance counts as much as the gateway's after so many verdicts, and each commit dims it.
 OWN_WEIGHT, OWN_MEMORY = 8.0, 0.95
 # What speculation must promise to be taken up again: two levels that are as good would take turns.
 MARGIN = 0.05
 # One session in so many speculates although it should not, so that its costs stay known.
-PROBE_EVERY = 16
+PROBE_EVERY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,8 @@ class Governor:
         return Costs(
             base=base,
             share=share,
-            verdict=verdict,
+            # Nothing keeps the target busy for longer than it took.
+            verdict=min(verdict, self.verdict_tokens.value * self.token.value),
             start=self.start.value,
             draft=self.draft.value,
             verdict_tokens=self.verdict_tokens.value,

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-# An observation's weight falls by half within some 350 others.
-_MEMORY = 0.998
+# An observation's weight falls by half within some 140 others.
+_MEMORY = 0.995
 # What the load has not explained yet is booked to the base, as if so much of an observation had shown that a
 # mean load has no effect. Without it a load that never changed would have no single solution.
 _DOUBT = 0.05

@@ -112,7 +112,7 @@ def test_what_never_changed_explains_nothing() -> None:
 @pytest.mark.parametrize("seed", range(200))
 def test_whatever_is_observed_the_base_is_positive_and_no_cost_negative(seed: int) -> None:
     chance, times = random.Random(seed), TokenTime()
-    for _ in range(ENOUGH):
+    for _ in range(8):
         verdicts = chance.choice((0.0, chance.uniform(0.02, 0.3)))
         times.observe(chance.uniform(0.001, 0.1) ** 2 + verdicts * 0.3, chance.uniform(1, 4), verdicts)
     base, share, verdict = times.fit()
@@ -164,7 +164,7 @@ def test_a_session_whose_drafts_are_rejected_stops_drafting_and_others_go_on() -
     cluster = Cluster()
     governor = cluster.governor
     with governor.session(FPSR) as good, governor.session(FPSR) as bad:
-        cluster.reason(good, 40, accepted=True)
+        cluster.reason(good, ENOUGH + 1, accepted=True)
         assert bad.level() is not NONE
         for _ in range(60):
             # Together longer than the target's own step, but not one behind the other.
@@ -180,7 +180,7 @@ def test_it_comes_back_when_that_promises_enough_and_not_before() -> None:
     cluster = Cluster()
     governor = cluster.governor
     with governor.session(FPSR) as session:
-        cluster.reason(session, 40, accepted=True)
+        cluster.reason(session, ENOUGH + 1, accepted=True)
         alone = governor.costs()
         assert alone is not None
         seconds = alone.alone(1)
@@ -197,7 +197,7 @@ def test_it_comes_back_when_that_promises_enough_and_not_before() -> None:
 def test_a_verifier_that_is_down_says_nothing_of_the_draft() -> None:
     cluster = Cluster()
     with cluster.governor.session(FPSR) as session:
-        cluster.reason(session, 10, accepted=True)
+        cluster.reason(session, ENOUGH + 1, accepted=True)
         for _ in range(50):
             session.committed(Author.TARGET, 40, Verdict(accept=False, reason=Reason.UNAVAILABLE))
         assert cluster.governor.acceptance.value == 1
@@ -207,13 +207,13 @@ def test_some_sessions_probe_whatever_is_asked_between_them() -> None:
     cluster = Cluster()
     governor = cluster.governor
     with ExitStack() as stack:
-        cluster.reason(stack.enter_context(governor.session(FPSR)), 40, accepted=True)
+        cluster.reason(stack.enter_context(governor.session(FPSR)), ENOUGH + 1, accepted=True)
         governor.draft.value = 100.0
         levels = []
         for _ in range(32):
             levels.append(stack.enter_context(governor.session(FPSR)).level())
             assert stack.enter_context(governor.session(TARGET)).level() is NONE
-        assert levels.count(NONE) == 30
+        assert levels.count(NONE) == 28
         assert stack.enter_context(governor.session(EXACT)).level() is FULL
 
 

@@ -46,6 +46,7 @@ class Gateway:
     stub: "gateway_pb2_grpc.ReasoningServiceAsyncStub"
     parts: FakeServices
     store: MemoryStore
+    service: ReasoningService
 
     async def reason(
         self, asked: gateway_pb2.ReasonRequest | None = None, timeout: float | None = 10
@@ -79,7 +80,10 @@ async def gateway(
             async with grpc.aio.insecure_channel(
                 front, options=[*options, ("grpc.max_send_message_length", -1)]
             ) as channel:
-                yield Gateway(gateway_pb2_grpc.ReasoningServiceStub(channel), parts, store)
+                yield Gateway(gateway_pb2_grpc.ReasoningServiceStub(channel), parts, store, service)
+        assert service._governor.sessions == 0, "the governor still counts a session"
+        for replicas in (cluster.draft, cluster.target, cluster.verifier):
+            assert not any(replica.calls for replica in replicas.order("")), "a call is still counted"
         await cluster.close()
         await store.close()
 
@@ -411,3 +415,15 @@ async def test_the_draft_may_write_the_answer() -> None:
         assert told[-1].finished.answer == "42"
         assert "Answer" not in parts.requests
         assert told[-1].finished.totals.draft.committed_tokens == 5 * len(STEPS) + 1
+
+
+async def test_the_governor_hears_of_sessions_and_what_it_says_is_told() -> None:
+    async with gateway() as found:
+        told = await found.reason()
+        assert told[0].started.speculation == gateway_pb2.SPECULATION_FULL
+        governor = found.service._governor
+        assert governor.judged == len(STEPS)
+        assert governor.acceptance.value == 1
+        alone = await found.reason(request(Options(policy="target")))
+        assert alone[0].started.speculation == gateway_pb2.SPECULATION_NONE
+        assert {one.speculation for one in commits(alone)} == {gateway_pb2.SPECULATION_NONE}

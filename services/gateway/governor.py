@@ -22,8 +22,8 @@ ENOUGH = 64
 OWN_WEIGHT, OWN_MEMORY = 8.0, 0.95
 # What speculation must promise to be taken up again: two levels that are as good would take turns.
 MARGIN = 0.05
-# One session in so many speculates although it should not, so that its costs stay known.
-PROBE_EVERY = 8
+# One position in so many is speculated on although that should not pay, so that its costs stay known.
+PROBE_EVERY = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class Governor:
 
     Attributes:
         sessions: under way.
+        judged: verdicts so far.
+        declined: positions so far for which speculation was not worth it.
     """
 
     def __init__(self) -> None:
@@ -67,15 +69,14 @@ class Governor:
         self.acceptance = Average()
         self.sessions = 0
         self.judged = 0
-        self._governed = 0
+        self.declined = 0
         self._decoding = 0
         self._last = Moment()
 
     @contextmanager
     def session(self, policy: Policy) -> Iterator["SessionGovernor"]:
         """The governor of one session, which lasts as long as the block."""
-        self._governed += policy.governed
-        found = SessionGovernor(self, policy, probes=policy.governed and self._governed % PROBE_EVERY == 0)
+        found = SessionGovernor(self, policy)
         self.sessions += 1
         try:
             yield found
@@ -111,16 +112,11 @@ class Governor:
 
 
 class SessionGovernor:
-    """One session's part of it; see `Governs`.
+    """One session's part of it; see `Governs`."""
 
-    Args:
-        probes: it speculates even where the governor advises against it.
-    """
-
-    def __init__(self, governor: Governor, policy: Policy, *, probes: bool) -> None:
+    def __init__(self, governor: Governor, policy: Policy) -> None:
         self._governor = governor
         self._policy = policy
-        self._probes = probes
         self._level = Speculation.FULL if policy.window else Speculation.NONE
         self._calls: dict[int, _Call] = {}
         self._judged = 0
@@ -191,9 +187,12 @@ class SessionGovernor:
         acceptance = (OWN_WEIGHT * common + self._accepted) / (OWN_WEIGHT + self._weight)
         found = offer(costs, self._governor.sessions, acceptance, self._policy.window)
         gain = found.alone / found.seconds - 1
-        stops = gain <= 0 or (gain < MARGIN and self._level is Speculation.NONE)
-        self._level = Speculation.NONE if stops and not self._probes else found.level
-        return self._level
+        if gain > MARGIN or (gain > 0 and self._level is not Speculation.NONE):
+            self._level = found.level
+            return found.level
+        self._level = Speculation.NONE
+        self._governor.declined += 1
+        return found.level if self._governor.declined % PROBE_EVERY == 0 else Speculation.NONE
 
     def close(self) -> None:
         """The session is over: nothing decodes for it."""

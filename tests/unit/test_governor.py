@@ -1,14 +1,13 @@
 """The cost model, what it is fed with, and the decisions that come of it."""
 
 import random
-from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from services.gateway.costs import Costs, offer
-from services.gateway.governor import ENOUGH, Governor, SessionGovernor
+from services.gateway.governor import ENOUGH, PROBE_EVERY, Governor, SessionGovernor
 from services.gateway.messages import Author, Reason, StartAnswer, StartDraft, StartRival, Verdict
 from services.gateway.policy import EXACT, FPSR, TARGET
 from services.gateway.speculation import Speculation
@@ -203,18 +202,17 @@ def test_a_verifier_that_is_down_says_nothing_of_the_draft() -> None:
         assert cluster.governor.acceptance.value == 1
 
 
-def test_some_sessions_probe_whatever_is_asked_between_them() -> None:
+def test_now_and_then_a_position_is_tried_and_ungoverned_policies_are_left_alone() -> None:
     cluster = Cluster()
     governor = cluster.governor
-    with ExitStack() as stack:
-        cluster.reason(stack.enter_context(governor.session(FPSR)), ENOUGH + 1, accepted=True)
+    with governor.session(FPSR) as one, governor.session(FPSR) as other:
+        cluster.reason(one, ENOUGH + 1, accepted=True)
         governor.draft.value = 100.0
-        levels = []
-        for _ in range(32):
-            levels.append(stack.enter_context(governor.session(FPSR)).level())
-            assert stack.enter_context(governor.session(TARGET)).level() is NONE
-        assert levels.count(NONE) == 28
-        assert stack.enter_context(governor.session(EXACT)).level() is FULL
+        levels = [session.level() for _ in range(PROBE_EVERY) for session in (one, other)]
+        assert levels.count(NONE) == len(levels) - 2
+    with governor.session(TARGET) as target, governor.session(EXACT) as exact:
+        assert target.level() is NONE
+        assert exact.level() is FULL
 
 
 def test_what_decodes_at_the_same_time_is_counted_and_a_session_leaves_nothing_behind() -> None:

@@ -47,7 +47,7 @@ bench-load: setup ## throughput by questions at the same time
 
 # 64 sessions keep four narrow workers busy all the time, and eight most of it, on less than one core.
 bench-workers: setup ## how drafting scales over draft workers
-	$(BIN)/dreamr bench --pair emulated:qwen3vl-32b-2b-narrow --policies fpsr --no-governor --concurrency 64 --questions 256 \
+	$(BIN)/dreamr bench --pair emulated:qwen3vl-32b-2b-narrow --policies fpsr --no-governor --concurrency 64 --questions 128 \
 		--draft-workers 1,2,4,8 --json .cache/bench-workers.json --plots docs/figures/workers
 
 simulate: setup ## 20,000 sessions with faults under a virtual clock

@@ -9,11 +9,13 @@ from dreamr.errors import (
     DeadlineError,
     DreamrError,
     InvalidRequestError,
+    NotFoundError,
     OverloadedError,
     ServerError,
+    SessionCancelledError,
     UnavailableError,
 )
-from dreamr.events import Activity, Answer, Commit, Event, Finished, Started, Totals, Verdict
+from dreamr.events import Activity, Answer, Commit, Event, Finished, Session, Started, Totals, Verdict
 
 __all__ = [
     "Activity",
@@ -25,8 +27,11 @@ __all__ = [
     "Event",
     "Finished",
     "InvalidRequestError",
+    "NotFoundError",
     "OverloadedError",
     "ServerError",
+    "Session",
+    "SessionCancelledError",
     "Started",
     "Totals",
     "UnavailableError",

@@ -2,6 +2,8 @@
 
 DreamrError
 ├── InvalidRequestError   a field of the request is wrong; the message names it and its limit
+├── NotFoundError         there is no such session, or not any more
+├── SessionCancelledError the session was cancelled
 ├── OverloadedError       the cluster is full, or the request too large; try again later, or smaller
 ├── UnavailableError      the cluster cannot be reached, or its target model is down
 ├── DeadlineError         no answer within the time given
@@ -17,6 +19,14 @@ class DreamrError(Exception):
 
 class InvalidRequestError(DreamrError):
     """The request cannot be served as it is."""
+
+
+class NotFoundError(DreamrError):
+    """There is no such session."""
+
+
+class SessionCancelledError(DreamrError):
+    """Somebody cancelled the session."""
 
 
 class OverloadedError(DreamrError):
@@ -37,6 +47,8 @@ class ServerError(DreamrError):
 
 _BY_STATUS: dict[grpc.StatusCode, type[DreamrError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.CANCELLED: SessionCancelledError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,

@@ -2,6 +2,8 @@
 
 ServiceError
 ├── InvalidRequestError   a field is wrong; the message names it and its limit
+├── NotFoundError         there is no such session
+├── SessionCancelledError somebody asked for the session's end
 ├── OverloadedError       a bound is reached; try again later
 ├── UnavailableError      a part that is needed is down
 ├── LateError             the deadline passed
@@ -25,6 +27,14 @@ class InvalidRequestError(ServiceError):
     def of(cls, field: str, what: str) -> "InvalidRequestError":
         """Names the field first, so that a caller finds it."""
         return cls(f"{field}: {what}")
+
+
+class NotFoundError(ServiceError):
+    """What was asked for is not there, or not any more."""
+
+
+class SessionCancelledError(ServiceError):
+    """The session was cancelled by a call to `Cancel`."""
 
 
 class OverloadedError(ServiceError):
@@ -53,6 +63,8 @@ class Status:
 
 STATUSES: dict[type[ServiceError], Status] = {
     InvalidRequestError: Status(grpc.StatusCode.INVALID_ARGUMENT, HTTPStatus.BAD_REQUEST),
+    NotFoundError: Status(grpc.StatusCode.NOT_FOUND, HTTPStatus.NOT_FOUND),
+    SessionCancelledError: Status(grpc.StatusCode.CANCELLED, HTTPStatus.GONE),
     OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
     UnavailableError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
     LateError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT),

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 import grpc
 import prometheus_client
@@ -26,8 +27,21 @@ log = structlog.get_logger()
 Probe = Callable[[], Awaitable[None]]
 """Returns when the service can do its work, raises when it cannot."""
 
-Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Probe]]
-"""Adds the service to the server, yields its probe, and closes what it opened."""
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A service that was added to its server.
+
+    Attributes:
+        drain: told that the server is about to stop, while calls still run.
+    """
+
+    probe: Probe
+    drain: Callable[[], None] = lambda: None
+
+
+Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Opened]]
+"""Adds the service to the server, and closes what it opened."""
 
 LAST_WORDS_SECONDS = 3.0
 
@@ -68,7 +82,8 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
         (service, health.SERVICE_NAME, reflection.SERVICE_NAME),
         server,
     )
-    async with open_service(server) as probe:
+    async with open_service(server) as opened:
+        probe = opened.probe
         if not await _first_probe(probe, settings, stop):
             return
         host = settings.listen.rsplit(":", 1)[0]
@@ -84,6 +99,7 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
                 await stop.wait()
             log.info("draining", seconds=settings.drain_seconds)
             await checks.enter_graceful_shutdown()
+            opened.drain()
             await server.stop(settings.drain_seconds)
             # What was cancelled still has its last word with the store.
             await interceptor.idle(LAST_WORDS_SECONDS)

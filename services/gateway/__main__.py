@@ -12,7 +12,7 @@ from dreamr.v1 import gateway_pb2_grpc
 from services.common.errors import UnavailableError
 from services.common.health import probe_health
 from services.common.pair import Pair
-from services.common.server import Probe, run
+from services.common.server import Opened, run
 from services.gateway.cluster_parts import Cluster
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
@@ -26,7 +26,7 @@ def main() -> None:
     settings = GatewaySettings.load(sys.argv[1:])
 
     @asynccontextmanager
-    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Probe]:
+    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
         pair = Pair.load(settings.pair)
         store: Store = (
             RedisStore(
@@ -47,7 +47,7 @@ def main() -> None:
         try:
             service = ReasoningService(settings, pair, cluster, store)
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
-            yield probe
+            yield Opened(probe, service.drain)
         finally:
             await cluster.close()
             await store.close()

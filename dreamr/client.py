@@ -140,12 +140,34 @@ class AsyncClient:
                 if event := events.from_proto(response):
                     yield event
 
+    async def resume(
+        self, session_id: str, *, from_index: int = 0, timeout: float | None = None
+    ) -> AsyncGenerator[events.Event, None]:
+        """Goes on with a session: `Started`, the commits from an index on, and then what is still to happen.
+
+        Raises:
+            DreamrError: see `dreamr.errors`; NotFoundError when there is no such session.
+        """
+        deadline = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
+        async with aclosing(self._told(None, deadline, session_id, from_index)) as told:
+            async for response in told:
+                if event := events.from_proto(response):
+                    yield event
+
     async def _told(
-        self, request: gateway_pb2.ReasonRequest, deadline: float
+        self,
+        request: gateway_pb2.ReasonRequest | None,
+        deadline: float,
+        session_id: str = "",
+        commits: int = 0,
     ) -> AsyncGenerator[gateway_pb2.ReasonResponse, None]:
-        """What a session tells, each commit once, over as many streams as it takes."""
+        """What a session tells, each commit once, over as many streams as it takes.
+
+        Args:
+            request: begins it; None where it has begun, as `session_id`, with so many commits known.
+        """
         clock = asyncio.get_running_loop().time
-        session_id, commits = "", 0
+        started = False
         give_up, wait = clock() + self._resume_seconds, _WAIT_SECONDS
         for stub in itertools.cycle(self._stubs):
             try:
@@ -153,9 +175,9 @@ class AsyncClient:
                 async with aclosing(stream) as responses:
                     async for response in responses:
                         if response.HasField("started"):
-                            if session_id:
+                            if started:
                                 continue
-                            session_id = response.started.session_id
+                            started, session_id = True, response.started.session_id
                         elif response.HasField("commit"):
                             if response.commit.index < commits:
                                 continue
@@ -178,13 +200,13 @@ class AsyncClient:
     async def _stream(
         self,
         stub: "gateway_pb2_grpc.ReasoningServiceAsyncStub",
-        request: gateway_pb2.ReasonRequest,
+        request: gateway_pb2.ReasonRequest | None,
         session_id: str,
         commits: int,
         seconds: float,
     ) -> AsyncGenerator[gateway_pb2.ReasonResponse, None]:
         """One stream of the session: its first, or what comes behind so many commits."""
-        if not session_id:
+        if request and not session_id:
             call = stub.Reason(request, timeout=seconds)
             try:
                 async for response in call:

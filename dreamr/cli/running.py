@@ -23,16 +23,25 @@ def check_address(value: str | None) -> str | None:
     return value
 
 
+def check_addresses(value: str | None) -> str | None:
+    """As `check_address`, for several with commas between."""
+    for address in value.split(",") if value is not None else ():
+        check_address(address)
+    return value
+
+
 AddressOption = Annotated[
     str | None,
     typer.Option(
-        help="HOST:PORT of a running gateway; without it a cluster is started.", callback=check_address
+        help="HOST:PORT of a running gateway (or several, with commas); without it a cluster is started.",
+        callback=check_addresses,
     ),
 ]
 
 PairOption = Annotated[str, typer.Option(help="bundled, emulated:PROFILE, or the file of a pair's settings.")]
 
 MAX_DRAFT_WORKERS = 16
+MAX_GATEWAYS = 8
 
 # More than these need more room than a gateway gives by itself; each may have a window of verdicts at once.
 _USUAL_SESSIONS, _CALLS = 32, 8

@@ -20,7 +20,7 @@ ROOT = MODELS.parent
 START_SECONDS = 120.0
 SPARE = frozenset({"draft", "verifier", "redis"})
 """Parts that a cluster does without: the target stands in, or sessions are not durable for a while. So it
-does without each further draft worker and its Triton, whose names have a number behind them.
+does without each further gateway, and draft worker with its Triton, whose names have a number behind them.
 """
 STARTING_AT_ONCE = 2
 """Further draft workers; each loads libraries for seconds of CPU time."""
@@ -39,17 +39,19 @@ class Cluster:
         settings: further environment for the services, such as `DREAMR_GATEWAY_MAX_SESSIONS`.
         draft_workers: draft services; the first one's model is in the target's Triton, each further one has
             a Triton of its own.
+        gateways: that serve the same sessions; further ones listen on ports of their own.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
 
     Attributes:
         tritons: the Triton servers by name: triton, and triton-2 and so on for further draft workers.
         processes: the other children by name: redis, draft, draft-2 and so on, target, verifier, gateway.
-        address: of the gateway, once started.
+        address: of the gateway (the first one), once started.
+        gateways: addresses of all of them.
         addresses: where each service listens.
         metrics: where each service tells its metrics.
 
     Raises:
-        ValueError: there is to be no draft worker.
+        ValueError: there is to be no draft worker, or no gateway.
     """
 
     def __init__(
@@ -60,11 +62,14 @@ class Cluster:
         repository: Path | None = None,
         settings: dict[str, str] | None = None,
         draft_workers: int = 1,
+        gateways: int = 1,
         keep_logs: Path | None = None,
     ) -> None:
-        if draft_workers < 1:
-            raise ValueError(f"draft_workers: must be at least 1, not {draft_workers}")
+        for name, count in (("draft_workers", draft_workers), ("gateways", gateways)):
+            if count < 1:
+                raise ValueError(f"{name}: must be at least 1, not {count}")
         self.address = address
+        self.gateways: list[str] = []
         self.tritons: dict[str, TritonServer] = {}
         self.processes: dict[str, Child] = {}
         self.addresses: dict[str, str] = {}
@@ -73,6 +78,7 @@ class Cluster:
         self._repository = repository
         self._settings = settings or {}
         self._draft_workers = draft_workers
+        self._gateways = gateways
         self._keep_logs = keep_logs
         self._folder: Path | None = None
 
@@ -118,14 +124,22 @@ class Cluster:
                 *(self._start_worker(number, places) for number in range(2, self._draft_workers + 1)),
             )
             verifier = await self._start_service("verifier", target=target)
-            self.address = await self._start_service(
-                "gateway",
-                self.address,
-                draft=",".join(drafts),
-                target=target,
-                verifier=verifier,
-                redis=redis,
+            names = ["gateway", *(f"gateway-{number}" for number in range(2, self._gateways + 1))]
+            listen = [self.address, *["127.0.0.1:0"] * (self._gateways - 1)]
+            self.gateways = await _together(
+                *(
+                    self._start_service(
+                        name,
+                        where,
+                        draft=",".join(drafts),
+                        target=target,
+                        verifier=verifier,
+                        redis=redis,
+                    )
+                    for name, where in zip(names, listen, strict=True)
+                )
             )
+            self.address = self.gateways[0]
         except BaseException:
             await self.stop()
             raise

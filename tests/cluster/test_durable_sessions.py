@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 import pytest
@@ -34,7 +34,7 @@ def addresses(cluster: Cluster, first: int) -> str:
 
 
 async def events(
-    client: dreamr.AsyncClient, example: Example, behind: int, happens: object
+    client: dreamr.AsyncClient, example: Example, behind: int, happens: Callable[[], object]
 ) -> list[dreamr.Event]:
     """A session during which something happens behind one of its commits."""
     seen: list[dreamr.Event] = []

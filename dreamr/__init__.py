@@ -8,12 +8,15 @@ from dreamr.client import AsyncClient
 from dreamr.errors import (
     DeadlineError,
     DreamrError,
+    ForbiddenError,
     InvalidRequestError,
     OverloadedError,
     ServerError,
+    TlsError,
     UnavailableError,
 )
 from dreamr.events import Activity, Answer, Commit, Event, Finished, Started, Totals, Verdict
+from dreamr.tls import Tls
 
 __all__ = [
     "Activity",
@@ -24,10 +27,13 @@ __all__ = [
     "DreamrError",
     "Event",
     "Finished",
+    "ForbiddenError",
     "InvalidRequestError",
     "OverloadedError",
     "ServerError",
     "Started",
+    "Tls",
+    "TlsError",
     "Totals",
     "UnavailableError",
     "Verdict",

@@ -13,6 +13,7 @@ import grpc
 
 from dreamr import events
 from dreamr.errors import from_rpc
+from dreamr.tls import Tls
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 
 if TYPE_CHECKING:
@@ -27,16 +28,24 @@ class AsyncClient:
     Args:
         address: `HOST:PORT`.
         timeout: seconds that a question may take unless told otherwise.
+        tls: how to verify the gateway and what to show it; None for a gateway without TLS.
+
+    Raises:
+        TlsError: a file of `tls` cannot be used.
     """
 
-    def __init__(self, address: str, *, timeout: float = 120.0) -> None:
+    def __init__(self, address: str, *, timeout: float = 120.0, tls: Tls | None = None) -> None:
         self._timeout = timeout
         # The gateway's limit on sizes decides, not the client's.
         options = [
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._channel = (
+            tls.open_channel(address, "gateway", options)
+            if tls
+            else grpc.aio.insecure_channel(address, options=options)
+        )
         self._stub: gateway_pb2_grpc.ReasoningServiceAsyncStub = gateway_pb2_grpc.ReasoningServiceStub(
             self._channel
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dreamr.cli.running import MAX_DRAFT_WORKERS, PairOption, check_address, progress
+from dreamr.cli.running import MAX_DRAFT_WORKERS, PairOption, TlsOption, check_address, progress
 from dreamr.cluster.cluster import Cluster
 
 
@@ -26,9 +26,12 @@ def up(
         typer.Option(min=1, max=MAX_DRAFT_WORKERS, help="Draft services, each with an engine of its own."),
     ] = 1,
     logs: Annotated[Path | None, typer.Option(help="Keep the logs in this folder.")] = None,
+    tls: TlsOption = None,
 ) -> None:
     """Start a cluster on this machine and keep it up until Ctrl-C."""
-    cluster = Cluster(address, pair=pair, repository=repository, draft_workers=draft_workers, keep_logs=logs)
+    cluster = Cluster(
+        address, pair=pair, repository=repository, draft_workers=draft_workers, keep_logs=logs, tls=tls
+    )
     asyncio.run(_up(cluster))
 
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 from dreamr.cluster.pairs import PairFiles
 from dreamr.cluster.processes import Child, ProcessError
 from dreamr.cluster.triton import MODELS, TritonServer
+from dreamr.tls import SERVICES, Tls
 
 ROOT = MODELS.parent
 START_SECONDS = 120.0
@@ -40,6 +41,7 @@ class Cluster:
         draft_workers: draft services; the first one's model is in the target's Triton, each further one has
             a Triton of its own.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
+        tls: a folder as `dreamr certs` writes it: the services then talk by mutual TLS, and so must clients.
 
     Attributes:
         tritons: the Triton servers by name: triton, and triton-2 and so on for further draft workers.
@@ -61,6 +63,7 @@ class Cluster:
         settings: dict[str, str] | None = None,
         draft_workers: int = 1,
         keep_logs: Path | None = None,
+        tls: Path | None = None,
     ) -> None:
         if draft_workers < 1:
             raise ValueError(f"draft_workers: must be at least 1, not {draft_workers}")
@@ -74,6 +77,7 @@ class Cluster:
         self._settings = settings or {}
         self._draft_workers = draft_workers
         self._keep_logs = keep_logs
+        self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVICES} if tls else {}
         self._folder: Path | None = None
 
     @property
@@ -104,8 +108,11 @@ class Cluster:
         Raises:
             PairError: there is no such pair.
             ProcessError: a part did not start.
+            TlsError: a file of a service's certificate cannot be used.
             TritonStartError: Triton did not.
         """
+        for files in self._tls.values():
+            files.read()
         self._folder = self._keep_logs or Path(tempfile.mkdtemp(prefix="dreamr-cluster-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -194,11 +201,14 @@ class Cluster:
         # A fixed port lets a service that is started anew be found again.
         listen = _with_port(listen)
         flags = [f"--{key}={value}" for key, value in settings.items() if value]
+        role = name.partition("-")[0]
+        if files := self._tls.get(role):
+            flags += [f"--tls-cert={files.cert}", f"--tls-key={files.key}", f"--tls-ca={files.ca}"]
         log_level = self._settings.get("log_level", "INFO")
         await self._start(
             name,
             [
-                *(sys.executable, "-m", f"services.{name.partition('-')[0]}"),
+                *(sys.executable, "-m", f"services.{role}"),
                 *(f"--listen={listen}", f"--pair={self._files.settings}", f"--log-level={log_level}", *flags),
             ],
         )

@@ -1,10 +1,12 @@
 """TLS between real gRPC servers and channels: who gets through the handshake, and who may call what."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -226,6 +228,19 @@ async def test_the_client_shows_its_certificate(folder: Path, foreign: Path) -> 
             async with dreamr.AsyncClient(address, tls=stranger) as client:
                 with pytest.raises(dreamr.UnavailableError):
                     await client.ask("q")
+
+
+async def test_the_command_line_shows_the_clients_certificate(folder: Path, tmp_path: Path) -> None:
+    image = tmp_path / "image.png"
+    image.write_bytes(b"x")
+    async with serving_tls(Tls.of(folder, "gateway")) as (_, address):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from dreamr.cli import main; main()", "ask", str(image), "q"),
+            *("--address", address, "--tls", str(folder), "--json"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        told, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert json.loads(told)["answer"] == "42"
 
 
 async def test_a_renewed_certificate_is_shown_without_a_restart(tmp_path: Path, foreign: Path) -> None:

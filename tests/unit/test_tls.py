@@ -279,6 +279,8 @@ async def test_callers_are_verified_by_the_ca_that_is_there_now(
     async with serving_tls(replace(Tls.of(folder, "draft"), ca=callers)) as (_, address):
         assert await seen(own) is grpc.StatusCode.OK
         assert await seen(other) is grpc.StatusCode.UNAVAILABLE
+        callers.write_bytes((folder / "ca.pem").read_bytes() + (foreign / "ca.pem").read_bytes())
+        assert await seen(own) is await seen(other) is grpc.StatusCode.OK
         callers.write_bytes((foreign / "ca.pem").read_bytes())
         assert await seen(own) is grpc.StatusCode.UNAVAILABLE
         assert await seen(other) is grpc.StatusCode.OK

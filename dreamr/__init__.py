@@ -8,14 +8,17 @@ from dreamr.client import AsyncClient
 from dreamr.errors import (
     DeadlineError,
     DreamrError,
+    ForbiddenError,
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
     ServerError,
     SessionCancelledError,
+    TlsError,
     UnavailableError,
 )
 from dreamr.events import Activity, Answer, Commit, Event, Finished, Session, Started, Totals, Verdict
+from dreamr.tls import Tls
 
 __all__ = [
     "Activity",
@@ -26,6 +29,7 @@ __all__ = [
     "DreamrError",
     "Event",
     "Finished",
+    "ForbiddenError",
     "InvalidRequestError",
     "NotFoundError",
     "OverloadedError",
@@ -33,6 +37,8 @@ __all__ = [
     "Session",
     "SessionCancelledError",
     "Started",
+    "Tls",
+    "TlsError",
     "Totals",
     "UnavailableError",
     "Verdict",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import grpc
 
 from dreamr import errors, events
+from dreamr.tls import Tls
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 
 if TYPE_CHECKING:
@@ -40,13 +41,27 @@ class AsyncClient:
         address: `HOST:PORT` of a gateway, or several with commas between.
         timeout: seconds that a question may take unless told otherwise.
         resume_seconds: how long an answer that broke off is looked for before UnavailableError; 0 not at all.
+        tls: how to verify the gateways and what to show them; None for gateways without TLS.
+
+    Raises:
+        TlsError: a file of `tls` cannot be used.
     """
 
-    def __init__(self, address: str, *, timeout: float = 120.0, resume_seconds: float = 15.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = 120.0,
+        resume_seconds: float = 15.0,
+        tls: Tls | None = None,
+    ) -> None:
         self._timeout = timeout
         self._resume_seconds = resume_seconds
         self._channels = [
-            grpc.aio.insecure_channel(one, options=_CHANNEL_OPTIONS) for one in address.split(",")
+            tls.open_channel(one, "gateway", _CHANNEL_OPTIONS)
+            if tls
+            else grpc.aio.insecure_channel(one, options=_CHANNEL_OPTIONS)
+            for one in address.split(",")
         ]
         self._stubs: list[gateway_pb2_grpc.ReasoningServiceAsyncStub] = [
             gateway_pb2_grpc.ReasoningServiceStub(channel) for channel in self._channels

@@ -7,6 +7,8 @@ DreamrError
 ├── OverloadedError       the cluster is full, or the request too large; try again later, or smaller
 ├── UnavailableError      the cluster cannot be reached, or its target model is down
 ├── DeadlineError         no answer within the time given
+├── ForbiddenError        the certificate shown is not one that may ask
+├── TlsError              files of a certificate are missing or do not belong together
 └── ServerError           the cluster failed in a way that is its own fault
 """
 
@@ -41,6 +43,14 @@ class DeadlineError(DreamrError):
     """The time given has passed."""
 
 
+class ForbiddenError(DreamrError):
+    """Whoever has this certificate may not call the service."""
+
+
+class TlsError(DreamrError, ValueError):
+    """Files of a certificate cannot be used; the message names the setting and the file."""
+
+
 class ServerError(DreamrError):
     """Anything else."""
 
@@ -52,6 +62,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[DreamrError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
 }
 
 

@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from dreamr.cli.running import MAX_DRAFT_WORKERS, MAX_GATEWAYS, PairOption, check_address, progress
+from dreamr.cli.running import (
+    MAX_DRAFT_WORKERS,
+    MAX_GATEWAYS,
+    PairOption,
+    TlsOption,
+    check_address,
+    progress,
+)
 from dreamr.cluster.cluster import Cluster
 
 
@@ -29,6 +36,7 @@ def up(
         int, typer.Option(min=1, max=MAX_GATEWAYS, help="Gateways, which serve the same sessions.")
     ] = 1,
     logs: Annotated[Path | None, typer.Option(help="Keep the logs in this folder.")] = None,
+    tls: TlsOption = None,
 ) -> None:
     """Start a cluster on this machine and keep it up until Ctrl-C."""
     cluster = Cluster(
@@ -38,6 +46,7 @@ def up(
         draft_workers=draft_workers,
         gateways=gateways,
         keep_logs=logs,
+        tls=tls,
     )
     asyncio.run(_up(cluster))
 

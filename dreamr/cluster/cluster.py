@@ -15,6 +15,7 @@ from typing import Any, Self
 from dreamr.cluster.pairs import PairFiles
 from dreamr.cluster.processes import Child, ProcessError
 from dreamr.cluster.triton import MODELS, TritonServer
+from dreamr.tls import SERVICES, Tls
 
 ROOT = MODELS.parent
 START_SECONDS = 120.0
@@ -41,6 +42,7 @@ class Cluster:
             a Triton of its own.
         gateways: that serve the same sessions; further ones listen on ports of their own.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
+        tls: a folder as `dreamr certs` writes it: the services then talk by mutual TLS, and so must clients.
 
     Attributes:
         tritons: the Triton servers by name: triton, and triton-2 and so on for further draft workers.
@@ -64,6 +66,7 @@ class Cluster:
         draft_workers: int = 1,
         gateways: int = 1,
         keep_logs: Path | None = None,
+        tls: Path | None = None,
     ) -> None:
         for name, count in (("draft_workers", draft_workers), ("gateways", gateways)):
             if count < 1:
@@ -80,6 +83,7 @@ class Cluster:
         self._draft_workers = draft_workers
         self._gateways = gateways
         self._keep_logs = keep_logs
+        self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVICES} if tls else {}
         self._folder: Path | None = None
 
     @property
@@ -110,8 +114,11 @@ class Cluster:
         Raises:
             PairError: there is no such pair.
             ProcessError: a part did not start.
+            TlsError: a file of a service's certificate cannot be used.
             TritonStartError: Triton did not.
         """
+        for files in self._tls.values():
+            files.read()
         self._folder = self._keep_logs or Path(tempfile.mkdtemp(prefix="dreamr-cluster-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -208,11 +215,14 @@ class Cluster:
         # A fixed port lets a service that is started anew be found again.
         listen = _with_port(listen)
         flags = [f"--{key}={value}" for key, value in settings.items() if value]
+        role = name.partition("-")[0]
+        if files := self._tls.get(role):
+            flags += [f"--tls-cert={files.cert}", f"--tls-key={files.key}", f"--tls-ca={files.ca}"]
         log_level = self._settings.get("log_level", "INFO")
         await self._start(
             name,
             [
-                *(sys.executable, "-m", f"services.{name.partition('-')[0]}"),
+                *(sys.executable, "-m", f"services.{role}"),
                 *(f"--listen={listen}", f"--pair={self._files.settings}", f"--log-level={log_level}", *flags),
             ],
         )

@@ -7,6 +7,7 @@ ServiceError
 ├── OverloadedError       a bound is reached; try again later
 ├── UnavailableError      a part that is needed is down
 ├── LateError             the deadline passed
+├── ForbiddenError        the caller's certificate is not one that may call
 └── BrokenError           a part answered what it should not
 """
 
@@ -49,6 +50,10 @@ class LateError(ServiceError):
     """The deadline passed before the work was done."""
 
 
+class ForbiddenError(ServiceError):
+    """The caller has shown who it is, and may not call."""
+
+
 class BrokenError(ServiceError):
     """A part failed in a way that is its own fault."""
 
@@ -68,6 +73,7 @@ STATUSES: dict[type[ServiceError], Status] = {
     OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
     UnavailableError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
     LateError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT),
+    ForbiddenError: Status(grpc.StatusCode.PERMISSION_DENIED, HTTPStatus.FORBIDDEN),
     BrokenError: Status(grpc.StatusCode.INTERNAL, HTTPStatus.INTERNAL_SERVER_ERROR),
 }
 
@@ -75,6 +81,8 @@ _ERRORS = {
     **{status.grpc: error for error, status in STATUSES.items()},
     # Nobody here cancelled it: the other side went away.
     grpc.StatusCode.CANCELLED: UnavailableError,
+    # A part that refuses this service is set up wrongly: the caller's own rights are not in question.
+    grpc.StatusCode.PERMISSION_DENIED: BrokenError,
 }
 
 

@@ -17,7 +17,9 @@ from grpc_reflection.v1alpha import reflection
 
 from services.common import logs
 from services.common.channel import SERVER_OPTIONS
+from services.common.credentials import server_credentials
 from services.common.errors import OverloadedError
+from services.common.identity import check_caller
 from services.common.interceptor import StatusInterceptor
 from services.common.loop_lag import watched_loop
 from services.common.settings import ServiceSettings
@@ -70,7 +72,7 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    interceptor = StatusInterceptor()
+    interceptor = StatusInterceptor(check_caller) if settings.tls_ca else StatusInterceptor()
     server = grpc.aio.server(
         interceptors=[interceptor],
         options=SERVER_OPTIONS,
@@ -89,7 +91,11 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
         host = settings.listen.rsplit(":", 1)[0]
         for name in ("", service):
             await checks.set(name, _SERVING)
-        port = server.add_insecure_port(settings.listen)
+        port = (
+            server.add_secure_port(settings.listen, server_credentials(settings.tls))
+            if settings.tls
+            else server.add_insecure_port(settings.listen)
+        )
         await server.start()
         with _metrics_endpoint(settings) as metrics_address:
             sys.stdout.write(f"ready {host}:{port} metrics {metrics_address}\n")

@@ -35,7 +35,7 @@ def main() -> None:
             if settings.redis
             else MemoryStore(settings.session_ttl_seconds)
         )
-        cluster = Cluster.connect(settings.draft, settings.target, settings.verifier)
+        cluster = Cluster.connect(settings.draft, settings.target, settings.verifier, settings.tls)
 
         async def probe() -> None:
             # Without draft or verifier the target reasons on alone; without a target there is nothing.

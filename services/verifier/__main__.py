@@ -22,7 +22,7 @@ def main() -> None:
     @asynccontextmanager
     async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
         pair = Pair.load(settings.pair)
-        async with open_channel(settings.target) as channel:
+        async with open_channel(settings.target, "target", settings.tls) as channel:
             service = VerifierService(
                 target_pb2_grpc.TargetServiceStub(channel),
                 pair,

@@ -28,13 +28,7 @@ def main() -> None:
     @asynccontextmanager
     async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
         pair = Pair.load(settings.pair)
-        store: Store = (
-            RedisStore(
-                settings.redis, max(settings.session_ttl_seconds, math.ceil(settings.max_call_seconds))
-            )
-            if settings.redis
-            else MemoryStore(settings.session_ttl_seconds)
-        )
+        store = _open_store(settings)
         cluster = Cluster.connect(settings.draft, settings.target, settings.verifier, settings.tls)
 
         async def probe() -> None:
@@ -53,6 +47,23 @@ def main() -> None:
             await store.close()
 
     run(settings, "dreamr.v1.ReasoningService", open_service)
+
+
+def _open_store(settings: GatewaySettings) -> Store:
+    """The sessions' store.
+
+    Raises:
+        ValueError: the client cannot do what the URL asks for.
+    """
+    if not settings.redis:
+        return MemoryStore(settings.session_ttl_seconds)
+    seconds = max(settings.session_ttl_seconds, math.ceil(settings.max_call_seconds))
+    if settings.redis_client == "asyncio-redis":
+        # Imported only where it is asked for: it need not be installed otherwise.
+        from services.gateway.asyncio_redis_store import AsyncioRedisStore
+
+        return AsyncioRedisStore(settings.redis, seconds)
+    return RedisStore(settings.redis, seconds)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Settings of the gateway."""
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -15,6 +17,9 @@ class GatewaySettings(ServiceSettings):
     target: Addresses = Field(default="127.0.0.1:7002", description="target services")
     verifier: Addresses = Field(default="127.0.0.1:7003", description="verifier services")
     redis: str = Field(default="", description="URL of the sessions' Redis; empty keeps them in memory")
+    redis_client: Literal["redis-py", "asyncio-redis"] = Field(
+        default="redis-py", description="which client library talks to Redis"
+    )
     session_ttl_seconds: int = Field(
         default=3600, ge=1, description="how long a session is kept on which nobody works"
     )

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from services.gateway.asyncio_redis_store import AsyncioRedisStore, UnsupportedUrlError
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
 from services.gateway.store import Appended, Hold, Status, Store, StoreError
@@ -38,14 +40,26 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 
 
 Make = Callable[[], Store]
+Client = type[RedisStore] | type[AsyncioRedisStore]
 
 
-@pytest.fixture(params=["memory", "redis"])
+CLIENTS: dict[str, Client] = {
+    "redis-py": RedisStore,
+    "asyncio-redis": AsyncioRedisStore,
+}
+
+
+@pytest.fixture(params=list(CLIENTS))
+def client(request: pytest.FixtureRequest) -> Client:
+    return CLIENTS[request.param]
+
+
+@pytest.fixture(params=["memory", *CLIENTS])
 def make(request: pytest.FixtureRequest) -> Make:
     if request.param == "memory":
         return lambda: MemoryStore(ttl_seconds=60)
     url: str = request.getfixturevalue("redis_url")
-    return lambda: RedisStore(url, ttl_seconds=60)
+    return lambda: CLIENTS[request.param](url, ttl_seconds=60)
 
 
 @pytest.fixture
@@ -187,10 +201,14 @@ async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
     await store.close()
 
 
-async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(redis_url: str) -> None:
-    store = RedisStore(redis_url, ttl_seconds=60, timeout_seconds=0.3)
+async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(
+    redis_url: str, client: Client
+) -> None:
+    store = client(redis_url, ttl_seconds=60, timeout_seconds=0.3)
     fence = await store.create("s", b"r", (), LEASE)
-    pid = int((await store._redis.info("server"))["process_id"])
+    other = redis.Redis.from_url(redis_url)
+    pid = int(other.info("server")["process_id"])
+    other.close()
     os.kill(pid, signal.SIGSTOP)
     try:
         async with asyncio.timeout(1.0):
@@ -235,8 +253,33 @@ async def test_more_callers_than_connections_wait_their_turn(redis_url: str) -> 
     await store.close()
 
 
-async def test_redis_away_fails_soon() -> None:
-    store = RedisStore("redis://127.0.0.1:1/0", ttl_seconds=60, timeout_seconds=0.5)
+async def test_a_redis_that_forgot_its_scripts_is_told_them_again(redis_url: str, client: Client) -> None:
+    store = client(redis_url, ttl_seconds=60)
+    fence = await store.create("s", b"r", (), LEASE)
+    other = redis.Redis.from_url(redis_url)
+    other.script_flush()
+    other.close()
+    assert await store.append("s", fence, 0, b"a") is Appended.DONE
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "lacks"),
+    [
+        ("rediss://h", "TLS"),
+        ("unix:///tmp/r", "sockets"),
+        ("redis://me:secret@h", "users"),
+        ("redis://h?socket_timeout=1", "options"),
+        ("redis+sentinel://h", "sentinel"),
+    ],
+)
+async def test_what_asyncio_redis_lacks_is_refused(url: str, lacks: str) -> None:
+    with pytest.raises(UnsupportedUrlError, match=lacks):
+        AsyncioRedisStore(url, ttl_seconds=60)
+
+
+async def test_redis_away_fails_soon(client: Client) -> None:
+    store = client("redis://127.0.0.1:1/0", ttl_seconds=60, timeout_seconds=0.5)
     async with asyncio.timeout(5):
         with pytest.raises(StoreError):
             await store.create("s", b"r", (), LEASE)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dreamr.cluster.pairs import PairFiles
+from dreamr.cluster.ports import free_port
 from dreamr.cluster.processes import Child, ProcessError
 from dreamr.cluster.triton import MODELS, TritonServer
 from dreamr.tls import SERVICES, Tls
@@ -283,11 +283,7 @@ async def _together(*starting: Coroutine[Any, Any, Any]) -> list[Any]:
 
 def _with_port(address: str) -> str:
     host, port = address.rsplit(":", 1)
-    if port != "0":
-        return address
-    with socket.socket() as found:
-        found.bind((host, 0))
-        return f"{host}:{found.getsockname()[1]}"
+    return address if port != "0" else f"{host}:{free_port(host)}"
 
 
 async def _answers(host: str, port: int) -> bool:

@@ -8,12 +8,17 @@ from dreamr.client import AsyncClient
 from dreamr.errors import (
     DeadlineError,
     DreamrError,
+    ForbiddenError,
     InvalidRequestError,
+    NotFoundError,
     OverloadedError,
     ServerError,
+    SessionCancelledError,
+    TlsError,
     UnavailableError,
 )
-from dreamr.events import Activity, Answer, Commit, Event, Finished, Started, Totals, Verdict
+from dreamr.events import Activity, Answer, Commit, Event, Finished, Session, Started, Totals, Verdict
+from dreamr.tls import Tls
 
 __all__ = [
     "Activity",
@@ -24,10 +29,16 @@ __all__ = [
     "DreamrError",
     "Event",
     "Finished",
+    "ForbiddenError",
     "InvalidRequestError",
+    "NotFoundError",
     "OverloadedError",
     "ServerError",
+    "Session",
+    "SessionCancelledError",
     "Started",
+    "Tls",
+    "TlsError",
     "Totals",
     "UnavailableError",
     "Verdict",

@@ -2,44 +2,70 @@
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator, Iterable
+import itertools
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import grpc
 
-from dreamr import events
-from dreamr.errors import from_rpc
+from dreamr import errors, events
+from dreamr.tls import Tls
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_MAX_MESSAGE_BYTES = 256 << 20
+# The gateway's limit on sizes decides, not the client's. A gateway that is silent for so long is gone.
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", 256 << 20),
+    ("grpc.max_receive_message_length", 256 << 20),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+_WAIT_SECONDS, _MOST_WAIT_SECONDS = 0.1, 1.0
 
 
 class AsyncClient:
-    """A connection to a gateway; use it as `async with`. One client serves many questions at once.
+    """A connection to a cluster; use it as `async with`. One client serves many questions at once.
+
+    An answer that breaks off because its gateway has gone is resumed at the next one, without gap or repeat.
 
     Args:
-        address: `HOST:PORT`.
+        address: `HOST:PORT` of a gateway, or several with commas between.
         timeout: seconds that a question may take unless told otherwise.
+        resume_seconds: how long an answer that broke off is looked for before UnavailableError; 0 not at all.
+        tls: how to verify the gateways and what to show them; None for gateways without TLS.
+
+    Raises:
+        TlsError: a file of `tls` cannot be used.
     """
 
-    def __init__(self, address: str, *, timeout: float = 120.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float = 120.0,
+        resume_seconds: float = 15.0,
+        tls: Tls | None = None,
+    ) -> None:
         self._timeout = timeout
-        # The gateway's limit on sizes decides, not the client's.
-        options = [
-            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+        self._resume_seconds = resume_seconds
+        self._channels = [
+            tls.open_channel(one, "gateway", _CHANNEL_OPTIONS)
+            if tls
+            else grpc.aio.insecure_channel(one, options=_CHANNEL_OPTIONS)
+            for one in address.split(",")
         ]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
-        self._stub: gateway_pb2_grpc.ReasoningServiceAsyncStub = gateway_pb2_grpc.ReasoningServiceStub(
-            self._channel
-        )
+        self._stubs: list[gateway_pb2_grpc.ReasoningServiceAsyncStub] = [
+            gateway_pb2_grpc.ReasoningServiceStub(channel) for channel in self._channels
+        ]
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,7 +80,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; questions under way are cancelled."""
-        await self._channel.close()
+        for channel in self._channels:
+            await channel.close()
 
     async def reason(
         self,
@@ -120,16 +147,127 @@ class AsyncClient:
             question=question,
             images=[common_pb2.Image(data=await asyncio.to_thread(_read, image)) for image in images],
             options=options,
+            request_id=uuid.uuid4().hex,
         )
-        call = self._stub.Reason(request, timeout=self._timeout if timeout is None else timeout)
-        try:
-            async for response in call:
+        deadline = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
+        async with aclosing(self._told(request, deadline)) as told:
+            async for response in told:
                 if event := events.from_proto(response):
                     yield event
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from error
+
+    async def resume(
+        self, session_id: str, *, from_index: int = 0, timeout: float | None = None
+    ) -> AsyncGenerator[events.Event, None]:
+        """Goes on with a session: `Started`, the commits from an index on, and then what is still to happen.
+
+        Raises:
+            DreamrError: see `dreamr.errors`; NotFoundError when there is no such session.
+        """
+        deadline = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
+        async with aclosing(self._told(None, deadline, session_id, from_index)) as told:
+            async for response in told:
+                if event := events.from_proto(response):
+                    yield event
+
+    async def _told(
+        self,
+        request: gateway_pb2.ReasonRequest | None,
+        deadline: float,
+        session_id: str = "",
+        commits: int = 0,
+    ) -> AsyncGenerator[gateway_pb2.ReasonResponse, None]:
+        """What a session tells, each commit once, over as many streams as it takes.
+
+        Args:
+            request: begins it; None where it has begun, as `session_id`, with so many commits known.
+        """
+        clock = asyncio.get_running_loop().time
+        started = False
+        give_up, wait = clock() + self._resume_seconds, _WAIT_SECONDS
+        for stub in itertools.cycle(self._stubs):
+            try:
+                stream = self._stream(stub, request, session_id, commits, deadline - clock())
+                async with aclosing(stream) as responses:
+                    async for response in responses:
+                        if response.HasField("started"):
+                            if started:
+                                continue
+                            started, session_id = True, response.started.session_id
+                        elif response.HasField("commit"):
+                            if response.commit.index < commits:
+                                continue
+                            commits = response.commit.index + 1
+                            give_up, wait = clock() + self._resume_seconds, _WAIT_SECONDS
+                        yield response
+                        if response.HasField("finished"):
+                            return
+                failure: errors.DreamrError = errors.ServerError("the stream ended without an answer")
+            except grpc.aio.AioRpcError as error:
+                failure = errors.from_rpc(error)
+                if not isinstance(failure, errors.UnavailableError):
+                    raise failure from error
+            # The gateway has gone, or its target: the session is kept, and another may go on with it.
+            if clock() + wait >= min(give_up, deadline):
+                raise failure
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _MOST_WAIT_SECONDS)
+
+    async def _stream(
+        self,
+        stub: "gateway_pb2_grpc.ReasoningServiceAsyncStub",
+        request: gateway_pb2.ReasonRequest | None,
+        session_id: str,
+        commits: int,
+        seconds: float,
+    ) -> AsyncGenerator[gateway_pb2.ReasonResponse, None]:
+        """One stream of the session: its first, or what comes behind so many commits."""
+        if request and not session_id:
+            call = stub.Reason(request, timeout=seconds)
+            try:
+                async for response in call:
+                    yield response
+            finally:
+                call.cancel()
+            return
+        resumed = stub.Resume(
+            gateway_pb2.ResumeRequest(session_id=session_id, from_index=commits), timeout=seconds
+        )
+        try:
+            async for message in resumed:
+                yield message.happened
         finally:
-            call.cancel()
+            resumed.cancel()
+
+    async def session(self, session_id: str) -> events.Session:
+        """Where a session stands.
+
+        Raises:
+            DreamrError: see `dreamr.errors`; NotFoundError when there is none.
+        """
+        request = gateway_pb2.GetSessionRequest(session_id=session_id)
+        return events.session_from_proto(await self._any(lambda stub: stub.GetSession(request, timeout=10)))
+
+    async def cancel(self, session_id: str) -> bool:
+        """Ends a session, whichever gateway works on it; false when there was nothing to end.
+
+        Raises:
+            DreamrError: see `dreamr.errors`.
+        """
+        request = gateway_pb2.CancelRequest(session_id=session_id)
+        return bool((await self._any(lambda stub: stub.Cancel(request, timeout=10))).cancelled)
+
+    async def _any(self, call: "Callable[[gateway_pb2_grpc.ReasoningServiceAsyncStub], Any]") -> Any:
+        """What the first gateway that can be reached says."""
+        failure: errors.DreamrError | None = None
+        for stub in self._stubs:
+            try:
+                return await call(stub)
+            except grpc.aio.AioRpcError as error:
+                failure = errors.from_rpc(error)
+                if not isinstance(failure, errors.UnavailableError):
+                    raise failure from error
+        assert failure
+        raise failure
 
     async def ask(
         self,

@@ -143,6 +143,22 @@ Event = Started | Activity | Commit | Finished
 
 
 @dataclass(frozen=True, slots=True)
+class Session:
+    """Where a session stands.
+
+    Attributes:
+        status: running, finished, failed or cancelled.
+        held: a gateway works on it at the moment.
+        finished: once it is.
+    """
+
+    status: str
+    held: bool
+    steps: tuple[Commit, ...]
+    finished: Finished | None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A whole session, put together; `speculation` is how far it went at first."""
 
@@ -200,6 +216,17 @@ def from_proto(response: gateway_pb2.ReasonResponse) -> Event | None:
             return _finished(response.finished)
         case _:
             return None
+
+
+def session_from_proto(response: gateway_pb2.GetSessionResponse) -> Session:
+    """What `GetSession` tells."""
+    name = gateway_pb2.SessionStatus.Name(response.status)
+    return Session(
+        status=name.removeprefix("SESSION_STATUS_").lower(),
+        held=response.held,
+        steps=tuple(map(_commit, response.commits)),
+        finished=_finished(response.finished) if response.HasField("finished") else None,
+    )
 
 
 def _speculation(level: gateway_pb2.Speculation) -> str:

@@ -12,7 +12,7 @@ import typer
 from rich.live import Live
 
 from dreamr.cli.live import LiveView
-from dreamr.cli.running import AddressOption, cluster_at, progress, run
+from dreamr.cli.running import AddressOption, TlsOption, cluster_at, progress, run
 from dreamr.client import AsyncClient
 from dreamr.events import Answer, Commit, Event
 
@@ -25,11 +25,12 @@ def ask(
     alpha: Annotated[float | None, typer.Option(help="What a score is compared with, 0 to 1.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds the answer may take.")] = 120.0,
     address: AddressOption = None,
+    tls: TlsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Ask a question about an image, and watch the answer come about."""
     options = {"policy": policy, "window": window, "alpha": alpha, "timeout": timeout}
-    answer = run(_ask(address, image, question, options, quiet=as_json))
+    answer = run(_ask(address, tls, image, question, options, quiet=as_json))
     if as_json:
         sys.stdout.write(json.dumps(to_json(answer)) + "\n")
     else:
@@ -58,9 +59,9 @@ def to_json(answer: Answer) -> dict[str, Any]:
 
 
 async def _ask(
-    address: str | None, image: Path, question: str, options: dict[str, Any], *, quiet: bool
+    address: str | None, tls: Path | None, image: Path, question: str, options: dict[str, Any], *, quiet: bool
 ) -> Answer:
-    async with cluster_at(address) as target, AsyncClient(target.address) as client:
+    async with cluster_at(address, tls=tls) as target, AsyncClient(target.address, tls=target.tls) as client:
         events = client.reason(question, images=[image], activity=not quiet, **options)
         seen: list[Event] = []
         async with aclosing(events) as happened, _shown(LiveView(), quiet=quiet) as show:

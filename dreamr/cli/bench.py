@@ -9,7 +9,15 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from dreamr.cli.running import MAX_DRAFT_WORKERS, AddressOption, PairOption, cluster_at, progress, run
+from dreamr.cli.running import (
+    MAX_DRAFT_WORKERS,
+    AddressOption,
+    PairOption,
+    TlsOption,
+    cluster_at,
+    progress,
+    run,
+)
 from dreamr.client import AsyncClient
 
 if TYPE_CHECKING:
@@ -44,6 +52,7 @@ def bench(
         typer.Option(help="Whether sessions may speculate less; as each policy has it."),
     ] = None,
     address: AddressOption = None,
+    tls: TlsOption = None,
 ) -> None:
     """Measure policies side by side, on the same questions in one run."""
     from bench.plots import draw
@@ -58,7 +67,7 @@ def bench(
         raise typer.BadParameter(
             "not with --address: its cluster has the workers that it has", param_hint="--draft-workers"
         )
-    report = run(_bench(address, pair, names, questions, seed, file, levels, workers, governor))
+    report = run(_bench(address, tls, pair, names, questions, seed, file, levels, workers, governor))
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(report, indent=2) + "\n")
@@ -90,6 +99,7 @@ def _numbers(text: str, most: int, option: str) -> list[int]:
 
 async def _bench(
     address: str | None,
+    tls: Path | None,
     pair: str,
     policies: list[str],
     count: int,
@@ -118,8 +128,8 @@ async def _bench(
     found = {}
     for number in workers:
         async with (
-            cluster_at(address, pair, number, max(levels)) as target,
-            AsyncClient(target.address) as client,
+            cluster_at(address, pair, number, max(levels), tls) as target,
+            AsyncClient(target.address, tls=target.tls) as client,
         ):
             meter = Meter(target.cluster) if target.cluster else None
             found[number] = await _levels(client, meter, questions, policies, seed, governor)

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from dreamr.cli import ask, bench, demo, sample, simulate, up
+from dreamr.cli import ask, bench, certs, chaos, demo, sample, simulate, up
 
 app = typer.Typer(
     help="Speculative reasoning for large vision-language models.",
@@ -18,6 +18,8 @@ app.command("bench")(bench.bench)
 app.command("sample")(sample.sample)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
+app.command("chaos")(chaos.chaos)
+app.command("certs")(certs.certs)
 
 
 def main() -> None:

@@ -5,12 +5,14 @@ import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from dreamr.cluster.cluster import Cluster
+from dreamr.tls import Tls
 
 Result = TypeVar("Result")
 
@@ -23,16 +25,34 @@ def check_address(value: str | None) -> str | None:
     return value
 
 
+def check_addresses(value: str | None) -> str | None:
+    """As `check_address`, for several with commas between."""
+    for address in value.split(",") if value is not None else ():
+        check_address(address)
+    return value
+
+
 AddressOption = Annotated[
     str | None,
     typer.Option(
-        help="HOST:PORT of a running gateway; without it a cluster is started.", callback=check_address
+        help="HOST:PORT of a running gateway (or several, with commas); without it a cluster is started.",
+        callback=check_addresses,
     ),
 ]
 
 PairOption = Annotated[str, typer.Option(help="bundled, emulated:PROFILE, or the file of a pair's settings.")]
 
+TlsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with certificates, as `dreamr certs` writes it; without it nothing is encrypted.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+
 MAX_DRAFT_WORKERS = 16
+MAX_GATEWAYS = 8
 
 # More than these need more room than a gateway gives by itself; each may have a window of verdicts at once.
 _USUAL_SESSIONS, _CALLS = 32, 8
@@ -43,10 +63,11 @@ progress = Console(stderr=True, highlight=False)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to send questions; `cluster` is there when it is our own."""
+    """Where to send questions, and what to show there; `cluster` is there when it is our own."""
 
     address: str
     cluster: Cluster | None
+    tls: Tls | None
 
 
 def room_for(sessions: int) -> dict[str, str]:
@@ -66,21 +87,27 @@ def room_for(sessions: int) -> dict[str, str]:
 
 @asynccontextmanager
 async def cluster_at(
-    address: str | None, pair: str = "bundled", draft_workers: int = 1, sessions: int = 1
+    address: str | None,
+    pair: str = "bundled",
+    draft_workers: int = 1,
+    sessions: int = 1,
+    tls: Path | None = None,
 ) -> AsyncIterator[Target]:
     """A cluster for the block; one that was started for it is stopped behind it.
 
     Args:
         sessions: that a cluster of our own must be able to run at once.
+        tls: folder with certificates, for a cluster of our own and for its client.
     """
+    shown = Tls.of(tls) if tls else None
     if address is not None:
-        yield Target(address, None)
+        yield Target(address, None, shown)
         return
-    cluster = Cluster(pair=pair, draft_workers=draft_workers, settings=room_for(sessions))
+    cluster = Cluster(pair=pair, draft_workers=draft_workers, settings=room_for(sessions), tls=tls)
     with progress.status("starting Triton and the services"):
         await cluster.start()
     try:
-        yield Target(cluster.address, cluster)
+        yield Target(cluster.address, cluster, shown)
     finally:
         with progress.status("stopping"):
             await asyncio.shield(cluster.stop())

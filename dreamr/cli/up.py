@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from dreamr.cli.running import MAX_DRAFT_WORKERS, PairOption, check_address, progress
+from dreamr.cli.running import (
+    MAX_DRAFT_WORKERS,
+    MAX_GATEWAYS,
+    PairOption,
+    TlsOption,
+    check_address,
+    progress,
+)
 from dreamr.cluster.cluster import Cluster
 
 
@@ -25,10 +32,22 @@ def up(
         int,
         typer.Option(min=1, max=MAX_DRAFT_WORKERS, help="Draft services, each with an engine of its own."),
     ] = 1,
+    gateways: Annotated[
+        int, typer.Option(min=1, max=MAX_GATEWAYS, help="Gateways, which serve the same sessions.")
+    ] = 1,
     logs: Annotated[Path | None, typer.Option(help="Keep the logs in this folder.")] = None,
+    tls: TlsOption = None,
 ) -> None:
     """Start a cluster on this machine and keep it up until Ctrl-C."""
-    cluster = Cluster(address, pair=pair, repository=repository, draft_workers=draft_workers, keep_logs=logs)
+    cluster = Cluster(
+        address,
+        pair=pair,
+        repository=repository,
+        draft_workers=draft_workers,
+        gateways=gateways,
+        keep_logs=logs,
+        tls=tls,
+    )
     asyncio.run(_up(cluster))
 
 
@@ -46,7 +65,7 @@ async def _up(cluster: Cluster) -> None:
         if not starting.done():
             return
         await starting
-        sys.stdout.write(f"ready {cluster.address}\n")
+        sys.stdout.write(f"ready {','.join(cluster.gateways)}\n")
         sys.stdout.flush()
         for name, server in cluster.tritons.items():
             progress.print(f"{name:9} {server.grpc_address}  metrics {server.metrics_address}")

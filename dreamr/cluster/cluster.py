@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
@@ -13,14 +12,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from dreamr.cluster.pairs import PairFiles
+from dreamr.cluster.ports import free_port
 from dreamr.cluster.processes import Child, ProcessError
 from dreamr.cluster.triton import MODELS, TritonServer
+from dreamr.tls import SERVICES, Tls
 
 ROOT = MODELS.parent
 START_SECONDS = 120.0
 SPARE = frozenset({"draft", "verifier", "redis"})
 """Parts that a cluster does without: the target stands in, or sessions are not durable for a while. So it
-does without each further draft worker and its Triton, whose names have a number behind them.
+does without each further gateway, and draft worker with its Triton, whose names have a number behind them.
 """
 STARTING_AT_ONCE = 2
 """Further draft workers; each loads libraries for seconds of CPU time."""
@@ -39,17 +40,20 @@ class Cluster:
         settings: further environment for the services, such as `DREAMR_GATEWAY_MAX_SESSIONS`.
         draft_workers: draft services; the first one's model is in the target's Triton, each further one has
             a Triton of its own.
+        gateways: that serve the same sessions; further ones listen on ports of their own.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
+        tls: a folder as `dreamr certs` writes it: the services then talk by mutual TLS, and so must clients.
 
     Attributes:
         tritons: the Triton servers by name: triton, and triton-2 and so on for further draft workers.
         processes: the other children by name: redis, draft, draft-2 and so on, target, verifier, gateway.
-        address: of the gateway, once started.
+        address: of the gateway (the first one), once started.
+        gateways: addresses of all of them.
         addresses: where each service listens.
         metrics: where each service tells its metrics.
 
     Raises:
-        ValueError: there is to be no draft worker.
+        ValueError: there is to be no draft worker, or no gateway.
     """
 
     def __init__(
@@ -60,11 +64,15 @@ class Cluster:
         repository: Path | None = None,
         settings: dict[str, str] | None = None,
         draft_workers: int = 1,
+        gateways: int = 1,
         keep_logs: Path | None = None,
+        tls: Path | None = None,
     ) -> None:
-        if draft_workers < 1:
-            raise ValueError(f"draft_workers: must be at least 1, not {draft_workers}")
+        for name, count in (("draft_workers", draft_workers), ("gateways", gateways)):
+            if count < 1:
+                raise ValueError(f"{name}: must be at least 1, not {count}")
         self.address = address
+        self.gateways: list[str] = []
         self.tritons: dict[str, TritonServer] = {}
         self.processes: dict[str, Child] = {}
         self.addresses: dict[str, str] = {}
@@ -73,7 +81,9 @@ class Cluster:
         self._repository = repository
         self._settings = settings or {}
         self._draft_workers = draft_workers
+        self._gateways = gateways
         self._keep_logs = keep_logs
+        self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVICES} if tls else {}
         self._folder: Path | None = None
 
     @property
@@ -104,8 +114,11 @@ class Cluster:
         Raises:
             PairError: there is no such pair.
             ProcessError: a part did not start.
+            TlsError: a file of a service's certificate cannot be used.
             TritonStartError: Triton did not.
         """
+        for files in self._tls.values():
+            files.read()
         self._folder = self._keep_logs or Path(tempfile.mkdtemp(prefix="dreamr-cluster-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -118,14 +131,22 @@ class Cluster:
                 *(self._start_worker(number, places) for number in range(2, self._draft_workers + 1)),
             )
             verifier = await self._start_service("verifier", target=target)
-            self.address = await self._start_service(
-                "gateway",
-                self.address,
-                draft=",".join(drafts),
-                target=target,
-                verifier=verifier,
-                redis=redis,
+            names = ["gateway", *(f"gateway-{number}" for number in range(2, self._gateways + 1))]
+            listen = [self.address, *["127.0.0.1:0"] * (self._gateways - 1)]
+            self.gateways = await _together(
+                *(
+                    self._start_service(
+                        name,
+                        where,
+                        draft=",".join(drafts),
+                        target=target,
+                        verifier=verifier,
+                        redis=redis,
+                    )
+                    for name, where in zip(names, listen, strict=True)
+                )
             )
+            self.address = self.gateways[0]
         except BaseException:
             await self.stop()
             raise
@@ -194,11 +215,14 @@ class Cluster:
         # A fixed port lets a service that is started anew be found again.
         listen = _with_port(listen)
         flags = [f"--{key}={value}" for key, value in settings.items() if value]
+        role = name.partition("-")[0]
+        if files := self._tls.get(role):
+            flags += [f"--tls-cert={files.cert}", f"--tls-key={files.key}", f"--tls-ca={files.ca}"]
         log_level = self._settings.get("log_level", "INFO")
         await self._start(
             name,
             [
-                *(sys.executable, "-m", f"services.{name.partition('-')[0]}"),
+                *(sys.executable, "-m", f"services.{role}"),
                 *(f"--listen={listen}", f"--pair={self._files.settings}", f"--log-level={log_level}", *flags),
             ],
         )
@@ -259,11 +283,7 @@ async def _together(*starting: Coroutine[Any, Any, Any]) -> list[Any]:
 
 def _with_port(address: str) -> str:
     host, port = address.rsplit(":", 1)
-    if port != "0":
-        return address
-    with socket.socket() as found:
-        found.bind((host, 0))
-        return f"{host}:{found.getsockname()[1]}"
+    return address if port != "0" else f"{host}:{free_port(host)}"
 
 
 async def _answers(host: str, port: int) -> bool:

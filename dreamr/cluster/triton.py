@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 import sysconfig
 import tempfile
@@ -21,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 
+from dreamr.cluster.ports import free_port
 from dreamr.cluster.processes import dying_with_parent
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -192,13 +192,10 @@ class TritonServer:
                         self._ready.set()
 
     def _pick_ports(self) -> None:
-        """Choose free ports, all at once so that they differ."""
-        with contextlib.ExitStack() as stack:
-            for name, port in self._ports.items():
-                if port == 0:
-                    found = stack.enter_context(socket.socket())
-                    found.bind((self._host, 0))
-                    self._ports[name] = found.getsockname()[1]
+        """Chooses free ports that differ."""
+        for name, port in self._ports.items():
+            if port == 0:
+                self._ports[name] = free_port(self._host, self._ports.values())
 
     def _lay_out(self, wheel: Path, folder: Path) -> None:
         """A backends folder as Triton wants it.

@@ -4,6 +4,8 @@ from typing import Any
 
 import grpc
 
+from dreamr.tls import Tls
+
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest message that a service takes or gives."""
 
@@ -31,8 +33,18 @@ SERVER_OPTIONS = [
 ]
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel to one replica; it connects when it is first used."""
+def open_channel(address: str, role: str = "", tls: Tls | None = None) -> grpc.aio.Channel:
+    """A channel to one replica; it connects when it is first used.
+
+    Args:
+        role: which the replica's certificate must name.
+        tls: what to verify it by and to show it; without a CA the channel is plaintext.
+
+    Raises:
+        TlsError: a file of `tls` cannot be used.
+    """
+    if tls and tls.ca:
+        return tls.open_channel(address, role, CLIENT_OPTIONS)
     return grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)
 
 

@@ -2,9 +2,12 @@
 
 ServiceError
 ├── InvalidRequestError   a field is wrong; the message names it and its limit
+├── NotFoundError         there is no such session
+├── SessionCancelledError somebody asked for the session's end
 ├── OverloadedError       a bound is reached; try again later
 ├── UnavailableError      a part that is needed is down
 ├── LateError             the deadline passed
+├── ForbiddenError        the caller's certificate is not one that may call
 └── BrokenError           a part answered what it should not
 """
 
@@ -27,6 +30,14 @@ class InvalidRequestError(ServiceError):
         return cls(f"{field}: {what}")
 
 
+class NotFoundError(ServiceError):
+    """What was asked for is not there, or not any more."""
+
+
+class SessionCancelledError(ServiceError):
+    """The session was cancelled by a call to `Cancel`."""
+
+
 class OverloadedError(ServiceError):
     """A bound on requests, sizes or queues is reached."""
 
@@ -37,6 +48,10 @@ class UnavailableError(ServiceError):
 
 class LateError(ServiceError):
     """The deadline passed before the work was done."""
+
+
+class ForbiddenError(ServiceError):
+    """The caller has shown who it is, and may not call."""
 
 
 class BrokenError(ServiceError):
@@ -53,9 +68,12 @@ class Status:
 
 STATUSES: dict[type[ServiceError], Status] = {
     InvalidRequestError: Status(grpc.StatusCode.INVALID_ARGUMENT, HTTPStatus.BAD_REQUEST),
+    NotFoundError: Status(grpc.StatusCode.NOT_FOUND, HTTPStatus.NOT_FOUND),
+    SessionCancelledError: Status(grpc.StatusCode.CANCELLED, HTTPStatus.GONE),
     OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
     UnavailableError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
     LateError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT),
+    ForbiddenError: Status(grpc.StatusCode.PERMISSION_DENIED, HTTPStatus.FORBIDDEN),
     BrokenError: Status(grpc.StatusCode.INTERNAL, HTTPStatus.INTERNAL_SERVER_ERROR),
 }
 
@@ -63,6 +81,8 @@ _ERRORS = {
     **{status.grpc: error for error, status in STATUSES.items()},
     # Nobody here cancelled it: the other side went away.
     grpc.StatusCode.CANCELLED: UnavailableError,
+    # A part that refuses this service is set up wrongly: the caller's own rights are not in question.
+    grpc.StatusCode.PERMISSION_DENIED: BrokenError,
 }
 
 

@@ -5,6 +5,7 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,11 +20,23 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+Check = Callable[[str, "grpc.aio.ServicerContext[Any, Any]"], None]
+"""Gets a call's full method name and its context; raises ServiceError when the handler is not to run."""
+
+
+def _anyone(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """A check that everybody passes."""
+
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and server-streaming methods; health and reflection pass through it as well."""
+    """Wraps unary and server-streaming methods; health and reflection pass through it as well.
 
-    def __init__(self) -> None:
+    Args:
+        check: whether a call may go on.
+    """
+
+    def __init__(self, check: Check = _anyone) -> None:
+        self._check = check
         self._running: set[asyncio.Task[Any]] = set()
 
     async def idle(self, seconds: float) -> None:
@@ -41,15 +54,16 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None or not method.startswith("/dreamr."):
             return handler
+        check = partial(self._check, method)
         name = method.rsplit("/", 1)[-1]
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                self._watched(_unary(handler.unary_unary, name)),
+                self._watched(_unary(handler.unary_unary, name, check)),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
         return grpc.unary_stream_rpc_method_handler(
-            self._watched(_stream(handler.unary_stream, name)),
+            self._watched(_stream(handler.unary_stream, name, check)),
             handler.request_deserializer,
             handler.response_serializer,
         )
@@ -76,23 +90,26 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         return unary if inspect.iscoroutinefunction(behaviour) else stream
 
 
-def _unary(behaviour: Any, method: str) -> Any:
+def _unary(behaviour: Any, method: str, check: Callable[[Any], None]) -> Any:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         async with _Call(method, context):
+            check(context)
             return await behaviour(request, context)
 
     return call
 
 
-def _stream(behaviour: Any, method: str) -> Any:
+def _stream(behaviour: Any, method: str, check: Callable[[Any], None]) -> Any:
     """A streaming method either yields its responses, or is a coroutine that writes them to its context."""
     if inspect.iscoroutinefunction(behaviour):
-        return _unary(behaviour, method)
+        return _unary(behaviour, method, check)
 
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        async with _Call(method, context), aclosing(behaviour(request, context)) as responses:
-            async for response in responses:
-                yield response
+        async with _Call(method, context):
+            check(context)
+            async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
 
     return call
 

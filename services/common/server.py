@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 
 import grpc
 import prometheus_client
@@ -16,7 +17,9 @@ from grpc_reflection.v1alpha import reflection
 
 from services.common import logs
 from services.common.channel import SERVER_OPTIONS
+from services.common.credentials import server_credentials
 from services.common.errors import OverloadedError
+from services.common.identity import check_caller
 from services.common.interceptor import StatusInterceptor
 from services.common.loop_lag import watched_loop
 from services.common.settings import ServiceSettings
@@ -26,8 +29,21 @@ log = structlog.get_logger()
 Probe = Callable[[], Awaitable[None]]
 """Returns when the service can do its work, raises when it cannot."""
 
-Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Probe]]
-"""Adds the service to the server, yields its probe, and closes what it opened."""
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A service that was added to its server.
+
+    Attributes:
+        drain: told that the server is about to stop, while calls still run.
+    """
+
+    probe: Probe
+    drain: Callable[[], None] = lambda: None
+
+
+Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Opened]]
+"""Adds the service to the server, and closes what it opened."""
 
 LAST_WORDS_SECONDS = 3.0
 
@@ -56,7 +72,7 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    interceptor = StatusInterceptor()
+    interceptor = StatusInterceptor(check_caller) if settings.tls_ca else StatusInterceptor()
     server = grpc.aio.server(
         interceptors=[interceptor],
         options=SERVER_OPTIONS,
@@ -68,13 +84,18 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
         (service, health.SERVICE_NAME, reflection.SERVICE_NAME),
         server,
     )
-    async with open_service(server) as probe:
+    async with open_service(server) as opened:
+        probe = opened.probe
         if not await _first_probe(probe, settings, stop):
             return
         host = settings.listen.rsplit(":", 1)[0]
         for name in ("", service):
             await checks.set(name, _SERVING)
-        port = server.add_insecure_port(settings.listen)
+        port = (
+            server.add_secure_port(settings.listen, server_credentials(settings.tls))
+            if settings.tls
+            else server.add_insecure_port(settings.listen)
+        )
         await server.start()
         with _metrics_endpoint(settings) as metrics_address:
             sys.stdout.write(f"ready {host}:{port} metrics {metrics_address}\n")
@@ -84,6 +105,7 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
                 await stop.wait()
             log.info("draining", seconds=settings.drain_seconds)
             await checks.enter_graceful_shutdown()
+            opened.drain()
             await server.stop(settings.drain_seconds)
             # What was cancelled still has its last word with the store.
             await interceptor.idle(LAST_WORDS_SECONDS)

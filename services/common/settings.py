@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from dreamr.tls import Tls
 
 _ADDRESS = re.compile(r"^(\[[0-9a-fA-F:]+\]|[^\s:/,]+):(\d{1,5})$")
 
@@ -50,6 +53,28 @@ class ServiceSettings(BaseSettings):
     max_call_seconds: float = Field(
         default=600.0, gt=0, description="how long a call may take, also where it brings a later deadline"
     )
+    tls_cert: Path | None = Field(
+        default=None, description="the service's certificate (PEM); with it TLS is served"
+    )
+    tls_key: Path | None = Field(default=None, description="the certificate's private key (PEM)")
+    tls_ca: Path | None = Field(
+        default=None,
+        description="CA (PEM) of callers, who then need a certificate, and of the services that are called; "
+        "without it those are called in plaintext",
+    )
+
+    @property
+    def tls(self) -> Tls | None:
+        """The files that TLS is served with, or None for plaintext."""
+        return Tls(self.tls_ca, self.tls_cert, self.tls_key) if self.tls_cert or self.tls_key else None
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if self.tls_ca and not self.tls_cert:
+            raise ValueError("tls_cert: is missing, and tls_ca is set")
+        if self.tls:
+            self.tls.read()
+        return self
 
     @classmethod
     def load(cls, arguments: list[str]) -> Self:
@@ -62,10 +87,15 @@ class ServiceSettings(BaseSettings):
         try:
             return cls(_cli_parse_args=arguments)
         except ValidationError as error:
-            problems = (f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
-            _refuse("; ".join(problems))
+            _refuse("; ".join(map(_problem, error.errors())))
         except (SettingsError, ValueError) as error:
             _refuse(str(error))
+
+
+def _problem(detail: ErrorDetails) -> str:
+    # What several settings have wrong together has no place of its own; the message names them.
+    place = ".".join(map(str, detail["loc"]))
+    return f"{place}: {detail['msg']}" if place else str(detail["ctx"]["error"])
 
 
 def _refuse(message: str) -> NoReturn:

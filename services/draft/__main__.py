@@ -9,7 +9,7 @@ import grpc
 from dreamr.v1 import draft_pb2_grpc
 from services.common.pair import Pair
 from services.common.prompts import Prompts
-from services.common.server import Probe, run
+from services.common.server import Opened, run
 from services.common.triton import TritonModel
 from services.draft.service import DraftService
 from services.draft.settings import DraftSettings
@@ -20,7 +20,7 @@ def main() -> None:
     settings = DraftSettings.load(sys.argv[1:])
 
     @asynccontextmanager
-    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Probe]:
+    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
         pair = Pair.load(settings.pair)
         model = TritonModel(settings.triton, pair.draft.triton_model)
         try:
@@ -31,7 +31,7 @@ def main() -> None:
                 settings.max_call_seconds,
             )
             draft_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
-            yield model.probe
+            yield Opened(model.probe)
         finally:
             await model.close()
 

@@ -12,7 +12,7 @@ from dreamr.v1 import gateway_pb2_grpc
 from services.common.errors import UnavailableError
 from services.common.health import probe_health
 from services.common.pair import Pair
-from services.common.server import Probe, run
+from services.common.server import Opened, run
 from services.gateway.cluster_parts import Cluster
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
@@ -26,16 +26,10 @@ def main() -> None:
     settings = GatewaySettings.load(sys.argv[1:])
 
     @asynccontextmanager
-    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Probe]:
+    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
         pair = Pair.load(settings.pair)
-        store: Store = (
-            RedisStore(
-                settings.redis, max(settings.session_ttl_seconds, math.ceil(settings.max_call_seconds))
-            )
-            if settings.redis
-            else MemoryStore(settings.session_ttl_seconds)
-        )
-        cluster = Cluster.connect(settings.draft, settings.target, settings.verifier)
+        store = _open_store(settings)
+        cluster = Cluster.connect(settings.draft, settings.target, settings.verifier, settings.tls)
 
         async def probe() -> None:
             # Without draft or verifier the target reasons on alone; without a target there is nothing.
@@ -47,12 +41,29 @@ def main() -> None:
         try:
             service = ReasoningService(settings, pair, cluster, store)
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
-            yield probe
+            yield Opened(probe, service.drain)
         finally:
             await cluster.close()
             await store.close()
 
     run(settings, "dreamr.v1.ReasoningService", open_service)
+
+
+def _open_store(settings: GatewaySettings) -> Store:
+    """The sessions' store.
+
+    Raises:
+        ValueError: the client cannot do what the URL asks for.
+    """
+    if not settings.redis:
+        return MemoryStore(settings.session_ttl_seconds)
+    seconds = max(settings.session_ttl_seconds, math.ceil(settings.max_call_seconds))
+    if settings.redis_client == "asyncio-redis":
+        # Imported only where it is asked for: it need not be installed otherwise.
+        from services.gateway.asyncio_redis_store import AsyncioRedisStore
+
+        return AsyncioRedisStore(settings.redis, seconds)
+    return RedisStore(settings.redis, seconds)
 
 
 if __name__ == "__main__":

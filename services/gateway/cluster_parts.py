@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from dreamr.tls import Tls
 from dreamr.v1 import (
     common_pb2,
     draft_pb2,
@@ -83,12 +84,12 @@ class Cluster:
     verifier: "Replicas[verifier_pb2_grpc.VerifierServiceAsyncStub]"
 
     @classmethod
-    def connect(cls, draft: str, target: str, verifier: str) -> "Cluster":
-        """From addresses with commas between."""
+    def connect(cls, draft: str, target: str, verifier: str, tls: Tls | None = None) -> "Cluster":
+        """From addresses with commas between; `tls` is what this gateway shows the services."""
         return cls(
-            Replicas(draft, draft_pb2_grpc.DraftServiceStub),
-            Replicas(target, target_pb2_grpc.TargetServiceStub),
-            Replicas(verifier, verifier_pb2_grpc.VerifierServiceStub),
+            Replicas(draft, draft_pb2_grpc.DraftServiceStub, "draft", tls),
+            Replicas(target, target_pb2_grpc.TargetServiceStub, "target", tls),
+            Replicas(verifier, verifier_pb2_grpc.VerifierServiceStub, "verifier", tls),
         )
 
     async def close(self) -> None:

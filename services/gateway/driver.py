@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,6 +120,14 @@ class Driver:
         self._works: dict[int, _Work] = {}
         self._began = 0.0
         self._failures: dict[int, ServiceError] = {}
+        self._aborted: ServiceError | None = None
+
+    def abort(self, why: ServiceError) -> None:
+        """Ends the session as soon as the driver comes to it; `run` raises `why`."""
+        self._aborted = self._aborted or why
+        # Where there is no room, something wakes the driver anyway.
+        with suppress(asyncio.QueueFull):
+            self._events.put_nowait((Aborted(str(why)), self._now()))
 
     async def run(self) -> None:
         """Runs to the end.
@@ -129,6 +137,7 @@ class Driver:
             OverloadedError: the target had no room until the end.
             LateError: the session took longer than it may.
             InvalidRequestError: the target refused the request, such as a prompt longer than its context.
+            ServiceError: what `abort` was told.
         """
         deadline = asyncio.get_running_loop().time() + self._seconds
         self._began = self._clock()
@@ -140,6 +149,8 @@ class Driver:
                         event, at = await self._events.get()
                 except TimeoutError:
                     event, at = Aborted("deadline"), self._now()
+                if self._aborted:
+                    event = Aborted(str(self._aborted))
                 end = await self._obey(await self._note(event, at), group)
             for call in list(self._works):
                 await self._stop(call)
@@ -214,7 +225,7 @@ class Driver:
     async def _conclude(self, end: Finish | Fail) -> None:
         if isinstance(end, Fail):
             if end.call is None:
-                raise LateError(end.why)
+                raise self._aborted or LateError(end.why)
             # What the part said decides how the caller hears of it.
             raise type(self._failures.get(end.call, UnavailableError()))(end.why)
         reason = gateway_pb2.FINISH_REASON_LENGTH if end.length else gateway_pb2.FINISH_REASON_STOP

@@ -9,7 +9,7 @@ the target's own step for a position, may run beside it. With a width above 1 th
 further candidates for that one position, from other draft workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -119,6 +119,7 @@ class Machine:
         max_repeats: how often one text may be committed before the reasoning counts as going in circles and
             the answer is written; 0 for no limit.
         speculation: how far to go at first, within the policy; `Governed` changes it.
+        committed: steps of a session that goes on.
 
     `start` and `handle` return the commands to carry out, in order. After `Finish` or `Fail` the machine is
     `over`: everything it started has been stopped or has ended, and further events return nothing.
@@ -132,6 +133,7 @@ class Machine:
         max_tokens: int | None = None,
         max_repeats: int = 0,
         speculation: Speculation = Speculation.FULL,
+        committed: Iterable[Step] = (),
     ) -> None:
         if max_steps < 1 or (max_tokens is not None and max_tokens < 1) or max_repeats < 0:
             raise ValueError("max_steps and max_tokens must be at least 1, max_repeats at least 0")
@@ -140,7 +142,7 @@ class Machine:
         self.max_tokens = max_tokens
         self.max_repeats = max_repeats
         self.speculation = speculation
-        self.committed: list[Step] = []
+        self.committed = list(committed)
         self.degraded: list[str] = []
         self.over = False
         self._chain: list[_Candidate] = []
@@ -166,7 +168,9 @@ class Machine:
         return len(self.committed)
 
     def start(self) -> list[Command]:
-        """Begins from nothing committed."""
+        """Begins behind what is committed."""
+        if self.committed and self._reasoned_enough():
+            return self._begin_answer(self.policy.answer_by)
         return self._advance()
 
     def handle(self, event: Event) -> list[Command]:

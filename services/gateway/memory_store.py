@@ -1,18 +1,19 @@
 """Sessions in this process's memory: for one gateway and for tests. They end with the process."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.gateway.store import Appended, Status, StoredSession
+from services.gateway.store import Appended, Hold, Status, StoredSession
 
 
 class MemoryStore:
     """A `Store`.
 
     Args:
-        ttl_seconds: how long an ended session is kept.
-        max_bytes: what ended sessions may take in all; beyond it the one that ended first is forgotten.
+        ttl_seconds: how long a session is kept on which nobody works.
+        max_bytes: what such sessions may take in all; beyond it the one left first is forgotten.
     """
 
     durable = False
@@ -22,21 +23,49 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._sessions: dict[str, StoredSession] = {}
-        # Of ended sessions, in the order in which they ended: their timers and sizes in bytes.
-        self._ended: dict[str, tuple[asyncio.TimerHandle, int]] = {}
+        self._leases: dict[str, float] = {}
+        # Of sessions that ended or were let go of, in that order: their timers and sizes in bytes.
+        self._left: dict[str, tuple[asyncio.TimerHandle, int]] = {}
 
-    async def create(self, session_id: str, request: bytes, images: Sequence[bytes]) -> int:
+    async def create(
+        self, session_id: str, request: bytes, images: Sequence[bytes], lease_seconds: float
+    ) -> int:
         """See Store."""
+        if session_id in self._sessions:
+            return 0
         self._sessions[session_id] = StoredSession(request, Status.RUNNING, 1, images=tuple(images))
+        self._lease(session_id, lease_seconds)
         return 1
 
-    async def take_over(self, session_id: str) -> int:
+    async def renew(self, session_id: str, fence: int, lease_seconds: float) -> Hold:
         """See Store."""
         session = self._sessions.get(session_id)
         if session is None:
+            return Hold.NO_SESSION
+        if session.status is Status.CANCELLED:
+            return Hold.CANCELLED
+        if session.fence != fence or session.status is not Status.RUNNING:
+            return Hold.TAKEN
+        self._lease(session_id, lease_seconds)
+        if not lease_seconds:
+            self._list(session_id)
+        return Hold.OURS
+
+    async def take_over(self, session_id: str, lease_seconds: float) -> int:
+        """See Store."""
+        session = self._sessions.get(session_id)
+        if session is None or session.status is not Status.RUNNING or self._held(session_id):
             return 0
         self._sessions[session_id] = replace(session, fence=session.fence + 1)
+        self._lease(session_id, lease_seconds)
         return session.fence + 1
+
+    async def cancel(self, session_id: str) -> bool:
+        """See Store."""
+        session = self._sessions.get(session_id)
+        if session is None or session.status is not Status.RUNNING:
+            return False
+        return await self.end(session_id, session.fence, Status.CANCELLED)
 
     async def append(self, session_id: str, fence: int, index: int, step: bytes) -> Appended:
         """See Store."""
@@ -57,33 +86,49 @@ class MemoryStore:
     async def end(self, session_id: str, fence: int, status: Status, outcome: bytes = b"") -> bool:
         """See Store."""
         session = self._sessions.get(session_id)
-        if session is None or session.fence != fence:
+        if session is None or session.fence != fence or session.status is not Status.RUNNING:
             return False
-        self._unlist(session_id)
-        session = self._sessions[session_id] = replace(session, status=status, outcome=outcome)
-        timer = asyncio.get_running_loop().call_later(self._ttl_seconds, self._forget, session_id)
-        self._ended[session_id] = timer, _size(session)
-        self._bytes += _size(session)
-        while self._bytes > self._max_bytes:
-            self._forget(next(iter(self._ended)))
+        self._sessions[session_id] = replace(session, status=status, outcome=outcome)
+        self._list(session_id)
         return True
 
-    async def load(self, session_id: str) -> StoredSession | None:
+    async def load(self, session_id: str, first: int = 0) -> StoredSession | None:
         """See Store."""
-        return self._sessions.get(session_id)
+        session = self._sessions.get(session_id)
+        if session is None:
+            return None
+        return replace(session, held=self._held(session_id), first=first, steps=session.steps[first:])
 
     async def close(self) -> None:
         """See Store."""
-        for session_id in list(self._ended):
+        for session_id in list(self._left):
             self._forget(session_id)
         self._sessions.clear()
 
+    def _lease(self, session_id: str, seconds: float) -> None:
+        self._unlist(session_id)
+        self._leases[session_id] = time.monotonic() + seconds
+
+    def _held(self, session_id: str) -> bool:
+        return self._leases.get(session_id, 0.0) > time.monotonic()
+
     def _forget(self, session_id: str) -> None:
         self._unlist(session_id)
+        self._leases.pop(session_id, None)
         self._sessions.pop(session_id, None)
 
+    def _list(self, session_id: str) -> None:
+        """Nobody works on it: it is kept for a while."""
+        self._unlist(session_id)
+        timer = asyncio.get_running_loop().call_later(self._ttl_seconds, self._forget, session_id)
+        size = _size(self._sessions[session_id])
+        self._left[session_id] = timer, size
+        self._bytes += size
+        while self._bytes > self._max_bytes:
+            self._forget(next(iter(self._left)))
+
     def _unlist(self, session_id: str) -> None:
-        if found := self._ended.pop(session_id, None):
+        if found := self._left.pop(session_id, None):
             timer, size = found
             timer.cancel()
             self._bytes -= size

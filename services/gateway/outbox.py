@@ -29,10 +29,15 @@ class Outbox:
         await self._queue.put(None)
 
     async def drain(self) -> None:
-        """Stores commits, then sends, until closed. The last message tells if one could not be stored."""
+        """Stores commits, then sends, until closed. The last message tells if one could not be stored.
+
+        A commit that somebody else's may stand in place of is not sent, nor is anything behind it.
+        """
+        ours = True
         while (response := await self._queue.get()) is not None:
             if response.HasField("commit"):
-                await self._session.append(response.commit)
-            elif response.HasField("finished") and self._session.lost:
-                response.finished.degraded.append(f"store: {self._session.lost}")
-            await self._send(response)
+                ours = ours and await self._session.append(response.commit)
+            elif response.HasField("finished") and self._session.away:
+                response.finished.degraded.append(f"store: {self._session.away}")
+            if ours:
+                await self._send(response)

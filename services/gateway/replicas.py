@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import grpc
 
+from dreamr.tls import Tls
 from services.common.channel import open_channel
 
 Stub = TypeVar("Stub")
@@ -58,10 +59,18 @@ class Replicas(Generic[Stub]):
     Args:
         addresses: `HOST:PORT`, with commas between.
         make_stub: makes a stub from a channel.
+        role: of the service, and
+        tls: what its replicas are verified by; see `open_channel`.
     """
 
-    def __init__(self, addresses: str, make_stub: Callable[[grpc.aio.Channel], Stub]) -> None:
-        channels = {address: open_channel(address) for address in addresses.split(",")}
+    def __init__(
+        self,
+        addresses: str,
+        make_stub: Callable[[grpc.aio.Channel], Stub],
+        role: str = "",
+        tls: Tls | None = None,
+    ) -> None:
+        channels = {address: open_channel(address, role, tls) for address in addresses.split(",")}
         self._replicas = [Replica(name, channel, make_stub(channel)) for name, channel in channels.items()]
 
     @property

@@ -1,43 +1,49 @@
 """ReasoningService: the gRPC front."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
-import structlog
 
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common import logs
 from services.common.channel import MAX_MESSAGE_BYTES
-from services.common.errors import InvalidRequestError, LateError, ServiceError
+from services.common.errors import (
+    InvalidRequestError,
+    LateError,
+    NotFoundError,
+    ServiceError,
+    SessionCancelledError,
+    UnavailableError,
+)
 from services.common.pair import Pair
 from services.common.validation import seconds_left
-from services.gateway import convert, metrics
+from services.gateway import convert
 from services.gateway.admission import Admission
-from services.gateway.cluster_parts import Cluster, ClusterParts
-from services.gateway.driver import Driver
-from services.gateway.fpsr import Machine
-from services.gateway.governor import Governor, SessionGovernor
+from services.gateway.cluster_parts import Cluster
 from services.gateway.images import check_image
-from services.gateway.outbox import Outbox
 from services.gateway.plan import Plan
+from services.gateway.reasoning import Reasoning, Send, Task
 from services.gateway.sessions import Session
 from services.gateway.settings import GatewaySettings
-from services.gateway.store import Status, Store
+from services.gateway.store import Status, Store, StoredSession, StoreError
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# Metadata behind a session that failed.
+# Metadata behind a session that has no answer yet.
 SESSION_KEY, COMMITTED_KEY = "dreamr-session-id", "dreamr-committed-steps"
 
 # What Triton's channel takes of them, a third larger in base64.
 MAX_IMAGES_BYTES = MAX_MESSAGE_BYTES * 5 // 8
+MAX_REQUEST_ID = 128
+MAX_SESSION_ID = 64
 
-log = structlog.get_logger()
+# How often the store is asked for news of a session that another gateway works on.
+_FOLLOW_SECONDS = 0.1
 
-# Past its deadline a session may still send what was committed, but not for long.
-_LAST_WORDS_SECONDS = 1.0
+_STATUSES = {status: getattr(gateway_pb2, f"SESSION_STATUS_{status.name}") for status in Status}
 
 
 class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
@@ -46,24 +52,166 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
     def __init__(self, settings: GatewaySettings, pair: Pair, cluster: Cluster, store: Store) -> None:
         self._settings = settings
         self._pair = pair
-        self._cluster = cluster
         self._store = store
-        self._governor = Governor()
+        self._reasoning = Reasoning(cluster, settings.verdict_seconds)
         self._admission = Admission(settings.max_sessions, settings.max_waiting)
+
+    def drain(self) -> None:
+        """Takes no more sessions, and hands over those that run."""
+        self._reasoning.drain()
 
     async def Reason(  # type: ignore[override]  # noqa: N802 - a coroutine that writes, under the proto's name
         self, request: gateway_pb2.ReasonRequest, context: Context
     ) -> None:
         """Checks, waits for a place, runs the session and streams what happens."""
-        deadline = asyncio.get_running_loop().time() + seconds_left(context, self._settings.max_call_seconds)
+        self._reasoning.check_open()
+        deadline = self._deadline(context)
         plan = Plan.of(request, self._pair)
+        if len(request.request_id) > MAX_REQUEST_ID:
+            raise InvalidRequestError.of("request_id", f"has more than {MAX_REQUEST_ID} characters")
         images = [image.data for image in request.images]
+        session_id = Session.id_of(request.request_id)
+        stored = gateway_pb2.ReasonRequest(question=request.question, options=plan.options())
+        kept = stored.SerializeToString(deterministic=True)
         async with self._admission.place(_left(deadline)):
             await self._check_images(images)
-            session = await Session.open(self._store, request.question, plan.options(), images)
-            logs.bind_session(session.id)
-            with metrics.ACTIVE.track_inprogress(), self._governor.session(plan.policy) as governor:
-                await self._run(session, plan, request, context, deadline, governor)
+            session = await Session.open(self._store, session_id, kept, images, self._settings.lease_seconds)
+            if session:
+                if session.away and self._settings.durable_only:
+                    raise UnavailableError(f"sessions: {session.away}")
+                task = Task(
+                    plan,
+                    common_pb2.Context(
+                        session_id=session_id, question=request.question, images=request.images
+                    ),
+                    deadline,
+                )
+                await self._run(session, task, lambda response: _write(context, response), context)
+                return
+        # The same request once more: its client has lost the first one's stream.
+        begun = await self._load(session_id)
+        if begun.request != kept or begun.images != tuple(images):
+            raise InvalidRequestError.of("request_id", "has begun another question already")
+        await self._follow(session_id, 0, deadline, lambda response: _write(context, response), context)
+
+    async def Resume(  # type: ignore[override]  # noqa: N802 - as Reason
+        self, request: gateway_pb2.ResumeRequest, context: Context
+    ) -> None:
+        """What the client has missed, then the live rest."""
+        _check_session_id(request.session_id)
+        await self._follow(
+            request.session_id,
+            request.from_index,
+            self._deadline(context),
+            lambda response: _write(context, gateway_pb2.ResumeResponse(happened=response)),
+            context,
+        )
+
+    async def GetSession(  # noqa: N802 - the name is the proto's
+        self, request: gateway_pb2.GetSessionRequest, context: Context
+    ) -> gateway_pb2.GetSessionResponse:
+        """Where a session stands."""
+        _check_session_id(request.session_id)
+        stored = await self._load(request.session_id)
+        return gateway_pb2.GetSessionResponse(
+            status=_STATUSES[stored.status],
+            held=stored.held and stored.status is Status.RUNNING,
+            commits=[gateway_pb2.Commit.FromString(step) for step in stored.steps],
+            finished=gateway_pb2.Finished.FromString(stored.outcome) if stored.outcome else None,
+        )
+
+    async def Cancel(  # noqa: N802 - the name is the proto's
+        self, request: gateway_pb2.CancelRequest, context: Context
+    ) -> gateway_pb2.CancelResponse:
+        """Ends a session; a gateway elsewhere hears of it when it next has to do with the store."""
+        _check_session_id(request.session_id)
+        async with _store_errors():
+            cancelled = await self._store.cancel(request.session_id)
+        if cancelled:
+            self._reasoning.abort(request.session_id, SessionCancelledError("the session was cancelled"))
+        return gateway_pb2.CancelResponse(cancelled=cancelled)
+
+    async def _follow(
+        self, session_id: str, first: int, deadline: float, send: Send, context: Context
+    ) -> None:
+        """Tells of a session from a commit on; where nobody works on it, goes on with it."""
+        started = False
+        while True:
+            stored = await self._load(session_id, first)
+            if not started:
+                await send(gateway_pb2.ReasonResponse(started=self._started(session_id, stored)))
+                started = True
+            for step in stored.steps:
+                await send(gateway_pb2.ReasonResponse(commit=gateway_pb2.Commit.FromString(step)))
+                first += 1
+            if stored.status is Status.FINISHED:
+                finished = gateway_pb2.Finished.FromString(stored.outcome)
+                await send(gateway_pb2.ReasonResponse(finished=finished))
+                return
+            if stored.status is Status.CANCELLED:
+                raise SessionCancelledError(f"session {session_id} was cancelled")
+            if stored.status is Status.FAILED:
+                raise InvalidRequestError(f"session {session_id}: the target refused it")
+            if not stored.held and await self._go_on(session_id, first, deadline, send, context):
+                return
+            if _left(deadline) <= _FOLLOW_SECONDS:
+                raise LateError("the session was not finished within the deadline")
+            await asyncio.sleep(_FOLLOW_SECONDS)
+
+    async def _go_on(
+        self, session_id: str, first: int, deadline: float, send: Send, context: Context
+    ) -> bool:
+        """Takes a session over and works on it; false when another gateway was faster."""
+        self._reasoning.check_open()
+        async with self._admission.place(_left(deadline)):
+            async with _store_errors():
+                taken = await Session.take_over(self._store, session_id, self._settings.lease_seconds)
+            if taken is None:
+                return False
+            session, stored = taken
+            commits = [gateway_pb2.Commit.FromString(step) for step in stored.steps]
+            request = gateway_pb2.ReasonRequest.FromString(stored.request)
+            images = [common_pb2.Image(data=image) for image in stored.images]
+            request.images.extend(images)
+            for commit in commits[first:]:
+                await send(gateway_pb2.ReasonResponse(commit=commit))
+            task = Task(
+                Plan.of(request, self._pair),
+                common_pb2.Context(session_id=session_id, question=request.question, images=images),
+                deadline,
+                committed=[convert.step_from(commit.step) for commit in commits],
+                told=True,
+            )
+            await self._run(session, task, send, context)
+            return True
+
+    async def _run(self, session: Session, task: Task, send: Send, context: Context) -> None:
+        """Works on a session; one without an answer names what is kept, for people and for programs."""
+        logs.bind_session(session.id)
+        try:
+            await self._reasoning.run(session, task, send)
+        except ServiceError as failure:
+            context.set_trailing_metadata(((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored))))
+            kept = f"session {session.id} keeps {session.stored} committed steps"
+            raise type(failure)(f"{failure}; {kept}") from failure
+
+    def _started(self, session_id: str, stored: StoredSession) -> gateway_pb2.Started:
+        options = gateway_pb2.ReasonRequest.FromString(stored.request).options
+        return gateway_pb2.Started(
+            session_id=session_id,
+            policy=options.policy,
+            window=options.window,
+            alpha=options.alpha,
+            durable=self._store.durable,
+            speculation=gateway_pb2.SPECULATION_FULL if options.window else gateway_pb2.SPECULATION_NONE,
+        )
+
+    async def _load(self, session_id: str, first: int = 0) -> StoredSession:
+        async with _store_errors():
+            stored = await self._store.load(session_id, first)
+        if stored is None:
+            raise NotFoundError(f"there is no session {session_id}, or not any more")
+        return stored
 
     async def _check_images(self, images: Sequence[bytes]) -> None:
         settings = self._settings
@@ -78,91 +226,32 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 max_pixels=settings.max_image_pixels,
             )
 
-    async def _run(
-        self,
-        session: Session,
-        plan: Plan,
-        request: gateway_pb2.ReasonRequest,
-        context: Context,
-        deadline: float,
-        governor: SessionGovernor,
-    ) -> None:
-        outbox = Outbox(session, lambda response: _send(context, response))
-        finished: gateway_pb2.Finished | None = None
-
-        async def tell(response: gateway_pb2.ReasonResponse) -> None:
-            nonlocal finished
-            if response.HasField("commit"):
-                metrics.count_commit(plan.policy.name, response.commit)
-            elif response.HasField("finished"):
-                finished = response.finished
-            await outbox.put(response)
-
-        speculation = governor.level()
-        driver = Driver(
-            Machine(
-                plan.policy,
-                plan.max_steps,
-                max_tokens=plan.max_reasoning_tokens,
-                max_repeats=plan.max_repeats,
-                speculation=speculation,
-            ),
-            ClusterParts(
-                self._cluster,
-                plan,
-                common_pb2.Context(session_id=session.id, question=request.question, images=request.images),
-                deadline=deadline,
-                verdict_seconds=self._settings.verdict_seconds,
-            ),
-            tell,
-            seconds=_left(deadline),
-            with_activity=plan.with_activity,
-            governor=governor,
-        )
-        started = gateway_pb2.Started(
-            session_id=session.id,
-            policy=plan.policy.name,
-            window=plan.policy.window,
-            alpha=plan.alpha,
-            durable=session.durable,
-            speculation=convert.SPECULATIONS[speculation],
-        )
-        status, failure = Status.CANCELLED, None
-        try:
-            # Sending counts as well: a client that does not read must not keep its place for ever.
-            async with asyncio.timeout_at(deadline + _LAST_WORDS_SECONDS), asyncio.TaskGroup() as group:
-                group.create_task(outbox.drain())
-                await outbox.put(gateway_pb2.ReasonResponse(started=started))
-                try:
-                    await driver.run()
-                    status = Status.FINISHED
-                except ServiceError as error:
-                    # What was committed before still goes out.
-                    status, failure = Status.FAILED, error
-                await outbox.close()
-        except TimeoutError:
-            status, failure = Status.FAILED, LateError("the client did not read within the deadline")
-        finally:
-            metrics.count_end(plan.policy.name, status, driver.totals, finished.seconds if finished else None)
-            log.info(
-                "session ended", status=status, policy=plan.policy.name, steps=session.committed, why=failure
-            )
-            # The client may be gone and this task cancelled: the store is told all the same.
-            await asyncio.shield(session.end(status, finished))
-        if failure:
-            # What to resume from, for people and for programs.
-            context.set_trailing_metadata(((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored))))
-            kept = f"session {session.id} keeps {session.stored} committed steps"
-            raise type(failure)(f"{failure}; {kept}") from failure
+    def _deadline(self, context: Context) -> float:
+        left = seconds_left(context, self._settings.max_call_seconds)
+        return asyncio.get_running_loop().time() + left
 
 
-async def _send(context: Context, response: gateway_pb2.ReasonResponse) -> None:
+def _check_session_id(session_id: str) -> None:
+    if not session_id or len(session_id) > MAX_SESSION_ID:
+        raise InvalidRequestError.of("session_id", f"must have 1 to {MAX_SESSION_ID} characters")
+
+
+async def _write(context: Context, response: Any) -> None:
     try:
         await context.write(response)
     except grpc.aio.InternalError:
         # The client has left, and gRPC is about to cancel this handler: that is no failure of ours. Should it
         # not, the session's deadline does.
         await asyncio.get_running_loop().create_future()
+
+
+@asynccontextmanager
+async def _store_errors() -> AsyncIterator[None]:
+    """Without the store nothing is known of a session that is not ours."""
+    try:
+        yield
+    except StoreError as error:
+        raise UnavailableError(f"sessions: {error}") from error
 
 
 def _left(deadline: float) -> float:

@@ -1,81 +1,194 @@
 """One running session's hold on the store."""
 
+import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from dreamr.v1 import gateway_pb2
-from services.gateway.store import Appended, Status, Store, StoreError
+from services.common.errors import ServiceError, SessionCancelledError, UnavailableError
+from services.gateway.store import Appended, Hold, Status, Store, StoredSession, StoreError
 
 log = structlog.get_logger()
 
+RENEWALS = 3
+"""Within the life of a lease."""
+
+_NAMES = uuid.UUID("6fa1f0f6-5f0b-4c55-9f5c-3a2f6d0e9c1b")
+
 
 class Session:
-    """A session that this gateway owns: it appends commits under its fence.
+    """A session that this gateway holds: it appends commits under its fence, and renews its lease.
 
-    When the store fails, the session goes on and is no longer durable.
+    When the store fails the session goes on, not durable, and is written back as soon as the store is there
+    again. When somebody else holds it, or it was cancelled, it is lost: nothing more is to be told of it.
 
     Attributes:
-        committed: steps so far.
-        stored: steps of these that the store has.
-        lost: why the session is not durable though its store is; empty otherwise.
+        stored: committed steps that the store has.
+        away: why the session is not durable though its store is; empty otherwise.
+        lost: why it is not this gateway's any more.
     """
 
-    def __init__(self, store: Store, session_id: str) -> None:
+    def __init__(self, store: Store, session_id: str, lease_seconds: float, request: bytes) -> None:
         self.id = session_id
-        self.durable = store.durable
-        self.committed = 0
         self.stored = 0
-        self.lost = ""
+        self.away = ""
         self._store = store
+        self._lease_seconds = lease_seconds
+        self._request = request
+        self._images: Sequence[bytes] = ()
         self._fence = 0
+        self._steps: list[bytes] = []
+        self.lost: ServiceError | None = None
+        self._loss = asyncio.Event()
+        self._writing = asyncio.Lock()
+
+    @property
+    def committed(self) -> int:
+        """Steps so far."""
+        return len(self._steps)
+
+    @property
+    def durable(self) -> bool:
+        """Whether the store outlives this process and has all of it."""
+        return self._store.durable and not self.away
+
+    @classmethod
+    def id_of(cls, request_id: str) -> str:
+        """The id of the session that a request begins, the same for the same request id."""
+        return uuid.uuid5(_NAMES, request_id).hex if request_id else uuid.uuid4().hex
 
     @classmethod
     async def open(
-        cls, store: Store, question: str, options: gateway_pb2.ReasonOptions, images: Sequence[bytes]
-    ) -> "Session":
-        """Stores a new session; with the store away it is born not durable.
+        cls, store: Store, session_id: str, request: bytes, images: Sequence[bytes], lease_seconds: float
+    ) -> "Session | None":
+        """Stores a new session; with the store away it is born not durable. None: there is one of that id.
 
         Args:
-            options: resolved, so that another gateway would go on by the same plan.
+            request: serialised, with options resolved, so that another gateway would go on by the same plan.
         """
-        session = cls(store, uuid.uuid4().hex)
-        request = gateway_pb2.ReasonRequest(question=question, options=options).SerializeToString()
+        session = cls(store, session_id, lease_seconds, request)
+        session._images = images
         try:
-            session._fence = await store.create(session.id, request, images)
+            session._fence = await store.create(session_id, request, images, lease_seconds)
         except StoreError as error:
-            session._lose(str(error))
+            session._note_away(str(error))
+        else:
+            if not session._fence:
+                return None
         return session
 
-    async def append(self, commit: gateway_pb2.Commit) -> None:
-        """Stores a commit before the client hears of it."""
-        self.committed = commit.index + 1
-        if not self._fence:
-            return
-        try:
-            result = await self._store.append(
-                self.id, self._fence, commit.index, commit.SerializeToString(deterministic=True)
-            )
-        except StoreError as error:
-            self._lose(str(error))
-        else:
-            if result in (Appended.DONE, Appended.REPEATED):
-                self.stored = commit.index + 1
-            else:
-                self._lose(f"append was refused: {result}")
+    @classmethod
+    async def take_over(
+        cls, store: Store, session_id: str, lease_seconds: float
+    ) -> "tuple[Session, StoredSession] | None":
+        """A session that nobody holds, as it stands; None when somebody does, or it has ended.
+
+        Raises:
+            StoreError: the store fails.
+        """
+        fence = await store.take_over(session_id, lease_seconds)
+        stored = await store.load(session_id) if fence else None
+        if stored is None:
+            return None
+        session = cls(store, session_id, lease_seconds, stored.request)
+        session._images = stored.images
+        session._fence = fence
+        session._steps = list(stored.steps)
+        session.stored = len(session._steps)
+        return session, stored
+
+    async def append(self, commit: gateway_pb2.Commit) -> bool:
+        """Stores a commit before the client hears of it; false where it must not, since it is not ours."""
+        self._steps.append(commit.SerializeToString(deterministic=True))
+        await self._write()
+        return self.lost is None
+
+    async def keep(self, lost: Callable[[ServiceError], None]) -> None:
+        """Renews the lease for ever, and writes back what the store has missed.
+
+        Args:
+            lost: told, once, that the session is not this gateway's any more.
+        """
+        while self.lost is None:
+            try:
+                async with asyncio.timeout(self._lease_seconds / RENEWALS):
+                    await self._loss.wait()
+            except TimeoutError:
+                await self._write(renew=True)
+        lost(self.lost)
 
     async def end(self, status: Status, finished: gateway_pb2.Finished | None = None) -> None:
         """Stores how the session ended."""
-        if not self._fence:
-            return
-        outcome = finished.SerializeToString() if finished else b""
-        try:
-            await self._store.end(self.id, self._fence, status, outcome)
-        except StoreError as error:
-            self._lose(str(error))
+        await self._write()
+        if self._fence and self.lost is None:
+            outcome = finished.SerializeToString() if finished else b""
+            try:
+                await self._store.end(self.id, self._fence, status, outcome)
+            except StoreError as error:
+                self._note_away(str(error))
 
-    def _lose(self, why: str) -> None:
-        log.warning("session is not durable", reason=why)
-        self._fence = 0
-        self.durable, self.lost = False, why
+    async def release(self) -> None:
+        """Lets go of a session that has not ended: whoever resumes it goes on from here, at once."""
+        await self._write()
+        if self._fence and self.lost is None:
+            try:
+                await self._store.renew(self.id, self._fence, 0)
+            except StoreError as error:
+                self._note_away(str(error))
+
+    async def _write(self, *, renew: bool = False) -> None:
+        """Brings the store up to date, in order; what it cannot take now waits."""
+        async with self._writing:
+            if self.lost is not None:
+                return
+            try:
+                if renew and self._fence:
+                    self._check(await self._store.renew(self.id, self._fence, self._lease_seconds))
+                if not self._fence:
+                    await self._create()
+                while self.stored < len(self._steps) and self.lost is None:
+                    step = self._steps[self.stored]
+                    self._check_appended(await self._store.append(self.id, self._fence, self.stored, step))
+                    self.stored += self.lost is None
+            except StoreError as error:
+                self._note_away(str(error))
+            else:
+                if self.away:
+                    log.info("session is durable again")
+                self.away = ""
+
+    async def _create(self) -> None:
+        """Stores it for the first time, or anew where the store has forgotten everything."""
+        self._fence = await self._store.create(self.id, self._request, self._images, self._lease_seconds)
+        self.stored = 0
+        if not self._fence:
+            self._lose(UnavailableError("another gateway has begun this session meanwhile"))
+
+    def _check(self, hold: Hold) -> None:
+        if hold is Hold.CANCELLED:
+            self._lose(SessionCancelledError("the session was cancelled"))
+        elif hold is Hold.NO_SESSION:
+            # A store that came back empty; nobody can have taken over what is not there.
+            self._fence = 0
+        elif hold is not Hold.OURS:
+            self._lose(UnavailableError(f"the session is held by another gateway ({hold})"))
+
+    def _check_appended(self, appended: Appended) -> None:
+        if appended is Appended.ENDED:
+            self._lose(SessionCancelledError("the session was cancelled"))
+        elif appended is Appended.NO_SESSION:
+            raise StoreError("the session is not there any more")
+        elif appended not in (Appended.DONE, Appended.REPEATED):
+            self._lose(UnavailableError(f"the session is held by another gateway ({appended})"))
+
+    def _lose(self, why: ServiceError) -> None:
+        log.warning("session lost", reason=str(why))
+        self.lost = why
+        self._loss.set()
+
+    def _note_away(self, why: str) -> None:
+        if not self.away:
+            log.warning("session is not durable", reason=why)
+        self.away = why

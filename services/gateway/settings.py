@@ -1,5 +1,7 @@
 """Settings of the gateway."""
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -15,7 +17,16 @@ class GatewaySettings(ServiceSettings):
     target: Addresses = Field(default="127.0.0.1:7002", description="target services")
     verifier: Addresses = Field(default="127.0.0.1:7003", description="verifier services")
     redis: str = Field(default="", description="URL of the sessions' Redis; empty keeps them in memory")
-    session_ttl_seconds: int = Field(default=3600, ge=1, description="how long an ended session is kept")
+    redis_client: Literal["redis-py", "asyncio-redis"] = Field(
+        default="redis-py", description="which client library talks to Redis"
+    )
+    session_ttl_seconds: int = Field(
+        default=3600, ge=1, description="how long a session is kept on which nobody works"
+    )
+    durable_only: bool = Field(default=False, description="refuse sessions that the store cannot take now")
+    lease_seconds: float = Field(
+        default=9.0, gt=0, description="how long a session of a gateway that is gone stays untouched"
+    )
     verdict_seconds: float = Field(default=3.0, gt=0, description="how long a verdict may take")
     max_sessions: int = Field(default=64, ge=1, description="sessions that run at once")
     max_waiting: int = Field(default=128, ge=0, description="sessions that may wait for a place")

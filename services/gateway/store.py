@@ -2,7 +2,7 @@
 
 A session is its request, its images (by content hash), its committed steps and how it ended. Only the holder
 of the newest fence may append, and only at the end: a stale fence or a wrong index changes nothing, a repeat
-is harmless.
+is harmless. The holder has a lease, which it renews; once that has lapsed another may take the session over.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,15 @@ class Appended(StrEnum):
     NO_SESSION = "no_session"
 
 
+class Hold(StrEnum):
+    """Whether a session is still its holder's."""
+
+    OURS = "ours"
+    TAKEN = "taken"
+    CANCELLED = "cancelled"
+    NO_SESSION = "no_session"
+
+
 class Status(StrEnum):
     """Where a session stands."""
 
@@ -42,6 +51,8 @@ class StoredSession:
     Attributes:
         request: a serialised `dreamr.v1.ReasonRequest` without its images, with every option resolved.
         images: in the request's order; a store keeps one copy of each content.
+        held: somebody's lease on it has not lapsed.
+        first: index of the first of `steps`.
         steps: serialised `dreamr.v1.Commit` messages, in order.
         outcome: a serialised `dreamr.v1.Finished` once finished, otherwise empty.
     """
@@ -49,6 +60,8 @@ class StoredSession:
     request: bytes
     status: Status
     fence: int
+    held: bool = False
+    first: int = 0
     steps: tuple[bytes, ...] = ()
     images: tuple[bytes, ...] = ()
     outcome: bytes = b""
@@ -60,12 +73,25 @@ class Store(Protocol):
     durable: bool
     """Whether what is stored outlives this process."""
 
-    async def create(self, session_id: str, request: bytes, images: Sequence[bytes]) -> int:
-        """Stores a new session and returns its first fence."""
+    async def create(
+        self, session_id: str, request: bytes, images: Sequence[bytes], lease_seconds: float
+    ) -> int:
+        """Stores a new session and returns its first fence; 0 when there is one of that id already."""
         ...
 
-    async def take_over(self, session_id: str) -> int:
-        """Returns a new fence, which makes all older ones stale; 0 when there is no such session."""
+    async def renew(self, session_id: str, fence: int, lease_seconds: float) -> Hold:
+        """Holds the session for so long from now on, unless it is the caller's no more; 0 lets go of it."""
+        ...
+
+    async def take_over(self, session_id: str, lease_seconds: float) -> int:
+        """A new fence, which makes all older ones stale, with a lease.
+
+        0 when there is no such session, when it has ended, or while somebody holds it.
+        """
+        ...
+
+    async def cancel(self, session_id: str) -> bool:
+        """Ends a session that runs, whoever holds it; false when there is none."""
         ...
 
     async def append(self, session_id: str, fence: int, index: int, step: bytes) -> Appended:
@@ -76,8 +102,8 @@ class Store(Protocol):
         """Sets how the session ended and lets it expire; false when the fence is stale."""
         ...
 
-    async def load(self, session_id: str) -> StoredSession | None:
-        """The session as it stands; None when there is none."""
+    async def load(self, session_id: str, first: int = 0) -> StoredSession | None:
+        """The session as it stands, with its steps from `first` on; None when there is none."""
         ...
 
     async def close(self) -> None:

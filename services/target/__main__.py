@@ -9,7 +9,7 @@ import grpc
 from dreamr.v1 import target_pb2_grpc
 from services.common.pair import Pair
 from services.common.prompts import Prompts
-from services.common.server import Probe, run
+from services.common.server import Opened, run
 from services.common.triton import TritonModel
 from services.target.service import TargetService
 from services.target.settings import TargetSettings
@@ -20,7 +20,7 @@ def main() -> None:
     settings = TargetSettings.load(sys.argv[1:])
 
     @asynccontextmanager
-    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Probe]:
+    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
         pair = Pair.load(settings.pair)
         model = TritonModel(settings.triton, pair.target.triton_model)
         try:
@@ -31,7 +31,7 @@ def main() -> None:
                 settings.max_call_seconds,
             )
             target_pb2_grpc.add_TargetServiceServicer_to_server(service, server)
-            yield model.probe
+            yield Opened(model.probe)
         finally:
             await model.close()
 

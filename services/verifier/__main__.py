@@ -10,7 +10,7 @@ from dreamr.v1 import target_pb2_grpc, verifier_pb2_grpc
 from services.common.channel import open_channel
 from services.common.health import probe_health
 from services.common.pair import Pair
-from services.common.server import Probe, run
+from services.common.server import Opened, run
 from services.verifier.service import VerifierService
 from services.verifier.settings import VerifierSettings
 
@@ -20,9 +20,9 @@ def main() -> None:
     settings = VerifierSettings.load(sys.argv[1:])
 
     @asynccontextmanager
-    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Probe]:
+    async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
         pair = Pair.load(settings.pair)
-        async with open_channel(settings.target) as channel:
+        async with open_channel(settings.target, "target", settings.tls) as channel:
             service = VerifierService(
                 target_pb2_grpc.TargetServiceStub(channel),
                 pair,
@@ -30,7 +30,7 @@ def main() -> None:
                 judge_seconds=settings.judge_seconds,
             )
             verifier_pb2_grpc.add_VerifierServiceServicer_to_server(service, server)
-            yield lambda: probe_health(channel, "target")
+            yield Opened(lambda: probe_health(channel, "target"))
 
     run(settings, "dreamr.v1.VerifierService", open_service)
 

@@ -11,11 +11,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from services.gateway.asyncio_redis_store import AsyncioRedisStore, UnsupportedUrlError
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
-from services.gateway.store import Appended, Status, Store, StoreError
+from services.gateway.store import Appended, Hold, Status, Store, StoreError
 
+LEASE = 30.0
 REDIS = shutil.which("redis-server") or shutil.which("redis-server", path=str(Path(sys.executable).parent))
 
 
@@ -37,14 +40,26 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
 
 
 Make = Callable[[], Store]
+Client = type[RedisStore] | type[AsyncioRedisStore]
 
 
-@pytest.fixture(params=["memory", "redis"])
+CLIENTS: dict[str, Client] = {
+    "redis-py": RedisStore,
+    "asyncio-redis": AsyncioRedisStore,
+}
+
+
+@pytest.fixture(params=list(CLIENTS))
+def client(request: pytest.FixtureRequest) -> Client:
+    return CLIENTS[request.param]
+
+
+@pytest.fixture(params=["memory", *CLIENTS])
 def make(request: pytest.FixtureRequest) -> Make:
     if request.param == "memory":
         return lambda: MemoryStore(ttl_seconds=60)
     url: str = request.getfixturevalue("redis_url")
-    return lambda: RedisStore(url, ttl_seconds=60)
+    return lambda: CLIENTS[request.param](url, ttl_seconds=60)
 
 
 @pytest.fixture
@@ -55,7 +70,7 @@ async def store(make: Make) -> AsyncIterator[Store]:
 
 
 async def test_steps_are_appended_in_order(store: Store) -> None:
-    fence = await store.create("s", b"request", [b"A", b"B", b"A"])
+    fence = await store.create("s", b"request", [b"A", b"B", b"A"], LEASE)
     assert await store.append("s", fence, 0, b"a") is Appended.DONE
     assert await store.append("s", fence, 1, b"b") is Appended.DONE
     stored = await store.load("s")
@@ -67,7 +82,7 @@ async def test_steps_are_appended_in_order(store: Store) -> None:
 
 
 async def test_a_repeat_is_harmless_and_a_wrong_index_changes_nothing(store: Store) -> None:
-    fence = await store.create("s", b"r", ())
+    fence = await store.create("s", b"r", (), LEASE)
     await store.append("s", fence, 0, b"a")
     assert await store.append("s", fence, 0, b"a") is Appended.REPEATED
     assert await store.append("s", fence, 0, b"other") is Appended.WRONG_INDEX
@@ -78,8 +93,8 @@ async def test_a_repeat_is_harmless_and_a_wrong_index_changes_nothing(store: Sto
 
 
 async def test_a_stale_fence_changes_nothing(store: Store) -> None:
-    old = await store.create("s", b"r", ())
-    new = await store.take_over("s")
+    old = await store.create("s", b"r", (), 0)
+    new = await store.take_over("s", LEASE)
     assert new > old
     assert await store.append("s", old, 0, b"a") is Appended.STALE_FENCE
     assert not await store.end("s", old, Status.FAILED)
@@ -87,7 +102,7 @@ async def test_a_stale_fence_changes_nothing(store: Store) -> None:
 
 
 async def test_the_end_is_kept(store: Store) -> None:
-    fence = await store.create("s", b"r", ())
+    fence = await store.create("s", b"r", (), LEASE)
     assert await store.end("s", fence, Status.FINISHED, b"outcome")
     stored = await store.load("s")
     assert stored is not None
@@ -95,22 +110,78 @@ async def test_the_end_is_kept(store: Store) -> None:
 
 
 async def test_what_has_ended_takes_no_more(store: Store) -> None:
-    fence = await store.create("s", b"r", ())
+    fence = await store.create("s", b"r", (), LEASE)
     await store.end("s", fence, Status.CANCELLED)
     assert await store.append("s", fence, 0, b"a") is Appended.ENDED
 
 
+async def test_an_id_is_given_once(store: Store) -> None:
+    assert await store.create("s", b"first", [b"A"], LEASE) == 1
+    assert await store.create("s", b"second", [b"B"], LEASE) == 0
+    stored = await store.load("s")
+    assert stored is not None
+    assert (stored.request, stored.images) == (b"first", (b"A",))
+
+
+async def test_while_it_is_held_nobody_takes_a_session_over(store: Store) -> None:
+    fence = await store.create("s", b"r", (), LEASE)
+    assert await store.take_over("s", LEASE) == 0
+    assert await store.renew("s", fence, 0.05) is Hold.OURS
+    stored = await store.load("s")
+    assert stored is not None
+    assert stored.held
+    await asyncio.sleep(0.06)
+    stored = await store.load("s")
+    assert stored is not None
+    assert not stored.held
+    # A holder that comes late but first goes on.
+    assert await store.renew("s", fence, 0) is Hold.OURS
+    new = await store.take_over("s", LEASE)
+    assert new > fence
+    assert await store.renew("s", fence, LEASE) is Hold.TAKEN
+    assert await store.renew("s", new, LEASE) is Hold.OURS
+    assert await store.take_over("s", LEASE) == 0
+
+
+async def test_one_of_many_takes_a_session_over(store: Store) -> None:
+    await store.create("s", b"r", (), 0)
+    fences = await asyncio.gather(*(store.take_over("s", LEASE) for _ in range(20)))
+    assert sorted(fences) == [0] * 19 + [2]
+
+
+async def test_whoever_cancels_a_session_its_holder_hears_of_it(store: Store) -> None:
+    fence = await store.create("s", b"r", (), LEASE)
+    assert await store.cancel("s")
+    assert await store.renew("s", fence, LEASE) is Hold.CANCELLED
+    assert await store.append("s", fence, 0, b"a") is Appended.ENDED
+    assert await store.take_over("s", LEASE) == 0
+    assert not await store.end("s", fence, Status.FINISHED)
+    assert not await store.cancel("s")
+
+
+async def test_what_a_reader_has_is_not_read_again(store: Store) -> None:
+    fence = await store.create("s", b"r", (), LEASE)
+    for index, step in enumerate((b"a", b"b", b"c")):
+        await store.append("s", fence, index, step)
+    for first, steps in ((1, (b"b", b"c")), (3, ()), (9, ())):
+        stored = await store.load("s", first)
+        assert stored is not None
+        assert (stored.first, stored.steps) == (first, steps)
+
+
 async def test_unknown_sessions(store: Store) -> None:
     assert await store.load("none") is None
-    assert await store.take_over("none") == 0
+    assert await store.take_over("none", LEASE) == 0
+    assert await store.renew("none", 1, LEASE) is Hold.NO_SESSION
+    assert not await store.cancel("none")
     assert await store.append("none", 1, 0, b"a") is Appended.NO_SESSION
     assert not await store.end("none", 1, Status.FAILED)
 
 
 async def test_two_owners_never_mix(store: Store) -> None:
     """Many appends at once under two fences: only the newer one's steps stand."""
-    old = await store.create("s", b"r", ())
-    new = await store.take_over("s")
+    old = await store.create("s", b"r", (), 0)
+    new = await store.take_over("s", LEASE)
     await asyncio.gather(*(store.append("s", fence, 0, b"%d" % fence) for fence in (old, new) * 10))
     stored = await store.load("s")
     assert stored is not None
@@ -120,9 +191,9 @@ async def test_two_owners_never_mix(store: Store) -> None:
 async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
     store = MemoryStore(ttl_seconds=60, max_bytes=250)
     for name in ("a", "b", "c"):
-        fence = await store.create(name, b"", [bytes(100)])
+        fence = await store.create(name, b"", [bytes(100)], LEASE)
         await store.end(name, fence, Status.FINISHED)
-    running = await store.create("running", b"", [bytes(1000)])
+    running = await store.create("running", b"", [bytes(1000)], LEASE)
     assert [await store.load(name) is not None for name in ("a", "b", "c", "running")] == [
         *(False, True, True, True),
     ]
@@ -130,10 +201,14 @@ async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
     await store.close()
 
 
-async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(redis_url: str) -> None:
-    store = RedisStore(redis_url, ttl_seconds=60, timeout_seconds=0.3)
-    fence = await store.create("s", b"r", ())
-    pid = int((await store._redis.info("server"))["process_id"])
+async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(
+    redis_url: str, client: Client
+) -> None:
+    store = client(redis_url, ttl_seconds=60, timeout_seconds=0.3)
+    fence = await store.create("s", b"r", (), LEASE)
+    other = redis.Redis.from_url(redis_url)
+    pid = int(other.info("server")["process_id"])
+    other.close()
     os.kill(pid, signal.SIGSTOP)
     try:
         async with asyncio.timeout(1.0):
@@ -147,7 +222,7 @@ async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(redis_url
 async def test_a_connection_that_redis_dropped_is_replaced(redis_url: str) -> None:
     store = RedisStore(redis_url, ttl_seconds=60)
     other = RedisStore(redis_url, ttl_seconds=60)
-    fence = await store.create("s", b"r", ())
+    fence = await store.create("s", b"r", (), LEASE)
     await other._redis.client_kill_filter(_type="normal", skipme=True)
     assert await store.append("s", fence, 0, b"a") is Appended.DONE
     await store.close()
@@ -156,11 +231,15 @@ async def test_a_connection_that_redis_dropped_is_replaced(redis_url: str) -> No
 
 async def test_everything_of_a_session_lives_as_long(redis_url: str) -> None:
     store = RedisStore(redis_url, ttl_seconds=60)
-    fence = await store.create("s", b"r", [b"image"])
+    fence = await store.create("s", b"r", [b"image"], LEASE)
     await store.append("s", fence, 0, b"a")
     keys = await store._redis.keys("dreamr:*")
     assert len(keys) == 3
-    for change in (store.append("s", fence, 1, b"b"), store.end("s", fence, Status.FINISHED)):
+    for change in (
+        store.append("s", fence, 1, b"b"),
+        store.renew("s", fence, LEASE),
+        store.end("s", fence, Status.FINISHED),
+    ):
         for key in keys:
             await store._redis.expire(key, 5)
         await change
@@ -170,13 +249,38 @@ async def test_everything_of_a_session_lives_as_long(redis_url: str) -> None:
 
 async def test_more_callers_than_connections_wait_their_turn(redis_url: str) -> None:
     store = RedisStore(redis_url, ttl_seconds=60)
-    await asyncio.gather(*(store.create(f"{number}", b"r", ()) for number in range(200)))
+    await asyncio.gather(*(store.create(f"{number}", b"r", (), LEASE) for number in range(200)))
     await store.close()
 
 
-async def test_redis_away_fails_soon() -> None:
-    store = RedisStore("redis://127.0.0.1:1/0", ttl_seconds=60, timeout_seconds=0.5)
+async def test_a_redis_that_forgot_its_scripts_is_told_them_again(redis_url: str, client: Client) -> None:
+    store = client(redis_url, ttl_seconds=60)
+    fence = await store.create("s", b"r", (), LEASE)
+    other = redis.Redis.from_url(redis_url)
+    other.script_flush()
+    other.close()
+    assert await store.append("s", fence, 0, b"a") is Appended.DONE
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "lacks"),
+    [
+        ("rediss://h", "TLS"),
+        ("unix:///tmp/r", "sockets"),
+        ("redis://me:secret@h", "users"),
+        ("redis://h?socket_timeout=1", "options"),
+        ("redis+sentinel://h", "sentinel"),
+    ],
+)
+async def test_what_asyncio_redis_lacks_is_refused(url: str, lacks: str) -> None:
+    with pytest.raises(UnsupportedUrlError, match=lacks):
+        AsyncioRedisStore(url, ttl_seconds=60)
+
+
+async def test_redis_away_fails_soon(client: Client) -> None:
+    store = client("redis://127.0.0.1:1/0", ttl_seconds=60, timeout_seconds=0.5)
     async with asyncio.timeout(5):
         with pytest.raises(StoreError):
-            await store.create("s", b"r", ())
+            await store.create("s", b"r", (), LEASE)
     await store.close()

@@ -90,12 +90,17 @@ def _string(text: str) -> bytes:
 
 
 @asynccontextmanager
-async def serving(*adders: Callable[[grpc.aio.Server], None], **options: Any) -> AsyncIterator[str]:
+async def serving(
+    *adders: Callable[[grpc.aio.Server], None],
+    credentials: grpc.ServerCredentials | None = None,
+    **options: Any,
+) -> AsyncIterator[str]:
     """A real gRPC server with the given services; yields its address."""
     server = grpc.aio.server(**options)
     for add in adders:
         add(server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    address = "127.0.0.1:0"
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

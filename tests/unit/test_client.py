@@ -41,6 +41,10 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         self.cancelled = asyncio.Event()
         self.status: tuple[grpc.StatusCode, str] | None = None
         self.says = [STARTED, COMMIT, FINISHED]
+        self.address = ""
+        self.broken = False
+        self.breaks_behind: list[int] = []
+        self.resumed: list[tuple[str, int]] = []
 
     async def Reason(  # type: ignore[override]
         self, request: gateway_pb2.ReasonRequest, context: Context
@@ -50,13 +54,41 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         if self.status:
             await context.abort(*self.status)
         try:
-            for response in self.says:
+            for response in self.says[: await self._breaks(len(self.says))]:
                 await context.write(response)
+            if self.broken:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
             if len(self.says) < 3:
                 await self.hold.wait()
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+    async def Resume(  # type: ignore[override]
+        self, request: gateway_pb2.ResumeRequest, context: Context
+    ) -> None:
+        self.resumed.append((request.session_id, request.from_index))
+        # Started once more, and a commit more than was asked for: the client must not mind.
+        says = [STARTED, *self.says[max(1, request.from_index) :]]
+        for response in says[: await self._breaks(len(says))]:
+            await context.write(gateway_pb2.ResumeResponse(happened=response))
+        if self.broken:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+
+    async def GetSession(self, request: Any, context: Context) -> gateway_pb2.GetSessionResponse:
+        if request.session_id != "s":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "none")
+        return gateway_pb2.GetSessionResponse(
+            status=gateway_pb2.SESSION_STATUS_RUNNING, held=True, commits=[COMMIT.commit]
+        )
+
+    async def Cancel(self, request: Any, context: Context) -> gateway_pb2.CancelResponse:
+        return gateway_pb2.CancelResponse(cancelled=True)
+
+    async def _breaks(self, count: int) -> int:
+        """Behind how many messages this stream breaks off."""
+        self.broken = bool(self.breaks_behind)
+        return self.breaks_behind.pop(0) if self.broken else count
 
 
 @asynccontextmanager
@@ -65,8 +97,9 @@ async def serving() -> AsyncIterator[tuple[FakeGateway, dreamr.AsyncClient]]:
     gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(gateway, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    gateway.address = f"127.0.0.1:{port}"
     try:
-        async with dreamr.AsyncClient(f"127.0.0.1:{port}", timeout=10) as client:
+        async with dreamr.AsyncClient(f"127.0.0.1:{port}", timeout=10, resume_seconds=0.5) as client:
             yield gateway, client
     finally:
         gateway.hold.set()
@@ -153,3 +186,56 @@ async def test_nobody_there() -> None:
     async with dreamr.AsyncClient("127.0.0.1:1", timeout=2) as client:
         with pytest.raises(dreamr.UnavailableError):
             await client.ask("q")
+
+
+async def test_an_answer_that_breaks_off_is_resumed_without_gap_or_repeat() -> None:
+    commits = [Response() for _ in range(5)]
+    for index, response in enumerate(commits):
+        response.CopyFrom(COMMIT)
+        response.commit.index = index
+    async with serving() as (gateway, client):
+        gateway.says = [STARTED, *commits, FINISHED]
+        gateway.breaks_behind = [3, 3, 0]
+        seen = [event async for event in client.reason("q")]
+    assert [event.index for event in seen if isinstance(event, dreamr.Commit)] == [0, 1, 2, 3, 4]
+    assert sum(isinstance(event, dreamr.Started) for event in seen) == 1
+    assert gateway.resumed[0] == ("s", 2)
+    assert len(gateway.resumed) == 3
+    assert len(gateway.requests) == 1
+
+
+async def test_what_never_began_is_asked_again_under_the_same_id() -> None:
+    async with serving() as (gateway, client):
+        gateway.breaks_behind = [0, 0]
+        await client.ask("q")
+    assert len(gateway.requests) == 3
+    assert len({asked.request_id for asked in gateway.requests}) == 1
+    assert gateway.requests[0].request_id
+
+
+async def test_another_gateway_is_asked_where_one_is_not_there() -> None:
+    async with serving() as (gateway, _):
+        gateway.breaks_behind = [2]
+        async with dreamr.AsyncClient(f"127.0.0.1:1,{gateway.address}", timeout=10) as both:
+            answer = await both.ask("q")
+            assert answer.answer == "42"
+            assert await both.cancel("s")
+    assert gateway.resumed
+
+
+async def test_it_is_not_looked_for_for_ever() -> None:
+    async with serving() as (gateway, client):
+        gateway.breaks_behind = [2] + [1] * 100
+        with pytest.raises(dreamr.UnavailableError, match="gone"):
+            await client.ask("q")
+    assert 1 < len(gateway.resumed) < 20
+
+
+async def test_where_a_session_stands_and_its_end() -> None:
+    async with serving() as (_, client):
+        session = await client.session("s")
+        assert (session.status, session.held, len(session.steps)) == ("running", True, 1)
+        assert session.finished is None
+        assert await client.cancel("s")
+        with pytest.raises(dreamr.NotFoundError):
+            await client.session("unknown")

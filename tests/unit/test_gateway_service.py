@@ -1,24 +1,15 @@
 """The gateway's front over real gRPC, with real channels to the parts; only the parts' models are fakes."""
 
 import asyncio
-import io
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 import prometheus_client
 import pytest
-from PIL import Image
 
-from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc, verifier_pb2
-from services.common.channel import CLIENT_OPTIONS, SERVER_OPTIONS
+from dreamr.v1 import common_pb2, gateway_pb2, verifier_pb2
 from services.common.errors import InvalidRequestError
-from services.common.interceptor import StatusInterceptor
-from services.common.pair import Pair
 from services.gateway.cluster_parts import Cluster
 from services.gateway.memory_store import MemoryStore
 from services.gateway.service import ReasoningService
@@ -26,76 +17,10 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.store import Status, StoreError
 from tests.unit.fake_services import STEPS, FakeServices, idle
 from tests.unit.fake_triton import serving
+from tests.unit.running_gateway import PAIR, commits, gateway, refused, request
 
-PAIR = Pair.load(Path("models/bundled.toml"))
 Options = gateway_pb2.ReasonOptions
 Code = grpc.StatusCode
-
-
-def request(options: gateway_pb2.ReasonOptions | None = None, **changes: Any) -> gateway_pb2.ReasonRequest:
-    buffer = io.BytesIO()
-    Image.new("RGB", (48, 48)).save(buffer, "PNG")
-    values = {"question": "what ?", "images": [common_pb2.Image(data=buffer.getvalue())], **changes}
-    return gateway_pb2.ReasonRequest(options=options, **values)
-
-
-@dataclass(slots=True)
-class Gateway:
-    """A running gateway: its client's stub, what is behind it and its store."""
-
-    stub: "gateway_pb2_grpc.ReasoningServiceAsyncStub"
-    parts: FakeServices
-    store: MemoryStore
-    service: ReasoningService
-
-    async def reason(
-        self, asked: gateway_pb2.ReasonRequest | None = None, timeout: float | None = 10
-    ) -> list[gateway_pb2.ReasonResponse]:
-        """Everything that one session tells."""
-        return [response async for response in self.stub.Reason(asked or request(), timeout=timeout)]
-
-
-Start = Callable[..., AbstractAsyncContextManager[Gateway]]
-
-
-@asynccontextmanager
-async def gateway(
-    parts: FakeServices | None = None,
-    *,
-    store: MemoryStore | None = None,
-    addresses: dict[str, str] | None = None,
-    **settings: Any,
-) -> AsyncIterator[Gateway]:
-    parts, store = parts or FakeServices(), store or MemoryStore(ttl_seconds=60)
-    async with serving(parts.add_to) as behind:
-        where = dict.fromkeys(("draft", "target", "verifier"), behind) | (addresses or {})
-        cluster = Cluster.connect(where["draft"], where["target"], where["verifier"])
-        service = ReasoningService(GatewaySettings(**settings), PAIR, cluster, store)
-
-        def add(server: grpc.aio.Server) -> None:
-            gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
-
-        async with serving(add, interceptors=[StatusInterceptor()], options=SERVER_OPTIONS) as front:
-            options = [option for option in CLIENT_OPTIONS if option[0] != "grpc.max_send_message_length"]
-            async with grpc.aio.insecure_channel(
-                front, options=[*options, ("grpc.max_send_message_length", -1)]
-            ) as channel:
-                yield Gateway(gateway_pb2_grpc.ReasoningServiceStub(channel), parts, store, service)
-        assert service._governor.sessions == 0, "the governor still counts a session"
-        for replicas in (cluster.draft, cluster.target, cluster.verifier):
-            assert not any(replica.calls for replica in replicas.order("")), "a call is still counted"
-        await cluster.close()
-        await store.close()
-
-
-def commits(told: list[gateway_pb2.ReasonResponse]) -> list[gateway_pb2.Commit]:
-    return [response.commit for response in told if response.HasField("commit")]
-
-
-async def refused(running: Gateway, asked: gateway_pb2.ReasonRequest | None = None) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await running.reason(asked)
-    return caught.value
 
 
 async def test_a_session_is_streamed_and_stored() -> None:
@@ -234,7 +159,7 @@ async def test_without_a_target_the_caller_hears_what_is_kept() -> None:
         assert (behind["dreamr-session-id"], behind["dreamr-committed-steps"]) == (session_id, "3")
         stored = await running.store.load(session_id)
         assert stored is not None
-        assert (stored.status, len(stored.steps)) == (Status.FAILED, 3)
+        assert (stored.status, stored.held, len(stored.steps)) == (Status.RUNNING, False, 3)
 
 
 @pytest.mark.parametrize("part", ["draft", "verifier"])
@@ -421,7 +346,7 @@ async def test_the_governor_hears_of_sessions_and_what_it_says_is_told() -> None
     async with gateway() as found:
         told = await found.reason()
         assert told[0].started.speculation == gateway_pb2.SPECULATION_FULL
-        governor = found.service._governor
+        governor = found.service._reasoning._governor
         assert governor.judged == len(STEPS)
         assert governor.acceptance.value == 1
         alone = await found.reason(request(Options(policy="target")))

@@ -23,6 +23,15 @@ class Lingering(gateway_pb2_grpc.ReasoningServiceServicer):
         finally:
             await asyncio.shield(self._tidy())
 
+    async def Resume(self, request: Any, context: Any) -> None:  # type: ignore[override]
+        """Not asked here."""
+
+    async def GetSession(self, request: Any, context: Any) -> Any:
+        """Not asked here."""
+
+    async def Cancel(self, request: Any, context: Any) -> Any:
+        """Not asked here."""
+
     async def _tidy(self) -> None:
         await asyncio.sleep(0.1)
         self.tidied = True

@@ -1,42 +1,184 @@
-"""A session appends under its fence, and goes on without its store."""
+"""A session appends under its fence, goes on without its store, and notices when it is somebody else's."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
 from dreamr.v1 import gateway_pb2
+from services.common.errors import ServiceError, SessionCancelledError, UnavailableError
 from services.gateway.memory_store import MemoryStore
 from services.gateway.sessions import Session
-from services.gateway.store import Status
+from services.gateway.store import Status, StoredSession, StoreError
 
-OPTIONS = gateway_pb2.ReasonOptions(policy="target")
+LEASE = 0.15
+
+
+class Store(MemoryStore):
+    """Memory that counts as durable, and can be away."""
+
+    durable = True
+    away = False
+
+    async def create(self, *arguments: object) -> int:
+        self._check()
+        return await super().create(*arguments)  # type: ignore[arg-type]
+
+    async def append(self, *arguments: object):  # type: ignore[no-untyped-def]
+        self._check()
+        return await super().append(*arguments)  # type: ignore[arg-type]
+
+    async def renew(self, *arguments: object):  # type: ignore[no-untyped-def]
+        self._check()
+        return await super().renew(*arguments)  # type: ignore[arg-type]
+
+    def _check(self) -> None:
+        if self.away:
+            raise StoreError("away")
 
 
 @pytest.fixture
-async def store() -> AsyncIterator[MemoryStore]:
-    made = MemoryStore(ttl_seconds=60)
-    made.durable = True
+async def store() -> AsyncIterator[Store]:
+    made = Store(ttl_seconds=60)
     yield made
     await made.close()
 
 
-async def test_the_request_is_stored_once_without_its_images(store: MemoryStore) -> None:
-    session = await Session.open(store, "q", OPTIONS, [b"image"])
-    stored = await store.load(session.id)
-    assert stored is not None
-    bare = gateway_pb2.ReasonRequest.FromString(stored.request)
-    assert (bare.question, bare.options.policy, list(bare.images)) == ("q", "target", [])
-    assert stored.images == (b"image",)
+async def opened(store: Store, name: str = "s") -> Session:
+    session = await Session.open(store, name, b"request", [b"image"], LEASE)
+    assert session
+    return session
 
 
-async def test_a_session_taken_over_writes_no_more(store: MemoryStore) -> None:
-    session = await Session.open(store, "q", OPTIONS, [b"image"])
-    await session.append(gateway_pb2.Commit(index=0))
-    await store.take_over(session.id)
-    await session.append(gateway_pb2.Commit(index=1))
-    assert not session.durable
-    assert (session.committed, session.stored) == (2, 1)
+async def stored(store: Store, name: str = "s") -> StoredSession:
+    found = await store.load(name)
+    assert found
+    return found
+
+
+def commit(index: int) -> gateway_pb2.Commit:
+    return gateway_pb2.Commit(index=index)
+
+
+class Keeping:
+    """Renews in the background, and remembers why the session was lost."""
+
+    def __init__(self, session: Session) -> None:
+        self.lost: list[ServiceError] = []
+        self._task = asyncio.create_task(session.keep(self.lost.append))
+
+    async def __aenter__(self) -> "Keeping":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+async def test_the_request_and_the_images_are_stored(store: Store) -> None:
+    await opened(store)
+    found = await stored(store)
+    assert (found.request, found.images, found.status, found.held) == (
+        *(b"request", (b"image",), Status.RUNNING, True),
+    )
+
+
+async def test_the_same_request_id_is_the_same_session(store: Store) -> None:
+    assert Session.id_of("a") == Session.id_of("a") != Session.id_of("b")
+    assert Session.id_of("") != Session.id_of("")
+    await opened(store)
+    assert await Session.open(store, "s", b"request", (), LEASE) is None
+
+
+async def test_a_session_that_is_kept_is_nobody_elses(store: Store) -> None:
+    session = await opened(store)
+    async with Keeping(session) as keeping:
+        await asyncio.sleep(LEASE * 2)
+        assert await Session.take_over(store, "s", LEASE) is None
+        assert not keeping.lost
+
+
+async def test_one_that_is_not_kept_is_taken_over_with_its_steps(store: Store) -> None:
+    session = await opened(store)
+    assert await session.append(commit(0))
+    await asyncio.sleep(LEASE * 1.1)
+    taken = await Session.take_over(store, "s", LEASE)
+    assert taken
+    other, found = taken
+    assert (other.committed, other.stored, len(found.steps)) == (1, 1, 1)
+    assert await other.append(commit(1))
+    # Of the first holder nothing is stored any more, and nothing must be told.
+    assert not await session.append(commit(1))
+    async with Keeping(session) as keeping:
+        await asyncio.sleep(LEASE)
+        assert isinstance(keeping.lost[0], UnavailableError)
     await session.end(Status.FINISHED)
-    stored = await store.load(session.id)
-    assert stored is not None
-    assert (len(stored.steps), stored.status) == (1, Status.RUNNING)
+    found = await stored(store)
+    assert (len(found.steps), found.status) == (2, Status.RUNNING)
+
+
+async def test_one_that_is_let_go_of_is_taken_over_at_once(store: Store) -> None:
+    session = await opened(store)
+    await session.append(commit(0))
+    await session.release()
+    assert await Session.take_over(store, "s", LEASE)
+
+
+async def test_its_holder_hears_of_a_cancel(store: Store) -> None:
+    session = await opened(store)
+    async with Keeping(session) as keeping:
+        await store.cancel("s")
+        await asyncio.sleep(LEASE)
+        assert isinstance(keeping.lost[0], SessionCancelledError)
+    assert not await session.append(commit(0))
+
+
+async def test_what_a_store_has_missed_is_written_back(store: Store) -> None:
+    session = await opened(store)
+    await session.append(commit(0))
+    store.away = True
+    assert await session.append(commit(1))
+    assert await session.append(commit(2))
+    assert session.away == "away"
+    assert (session.committed, session.stored) == (3, 1)
+    async with Keeping(session):
+        store.away = False
+        await asyncio.sleep(LEASE)
+    assert session.durable
+    assert len((await stored(store)).steps) == 3
+
+
+async def test_a_session_born_without_its_store_is_stored_when_that_is_there(store: Store) -> None:
+    store.away = True
+    session = await opened(store)
+    await session.append(commit(0))
+    assert session.away == "away"
+    store.away = False
+    await session.append(commit(1))
+    found = await stored(store)
+    assert (len(found.steps), found.images) == (2, (b"image",))
+    assert session.durable
+
+
+async def test_a_store_that_comes_back_empty_is_filled_again(store: Store) -> None:
+    session = await opened(store)
+    await session.append(commit(0))
+    store._forget("s")
+    async with Keeping(session) as keeping:
+        await asyncio.sleep(LEASE)
+        assert not keeping.lost
+    await session.append(commit(1))
+    assert len((await stored(store)).steps) == 2
+
+
+async def test_whoever_took_over_while_the_store_was_away_wins(store: Store) -> None:
+    session = await opened(store)
+    store.away = True
+    await session.append(commit(0))
+    store.away = False
+    await asyncio.sleep(LEASE * 1.1)
+    taken = await Session.take_over(store, "s", LEASE)
+    assert taken
+    await taken[0].append(commit(0))
+    assert not await session.append(commit(1))
+    assert len((await stored(store)).steps) == 1

@@ -1,0 +1,1 @@
+"""Sessions on a real cluster while its parts are killed, frozen and cut off, at seeded random moments."""

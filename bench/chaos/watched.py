@@ -1,0 +1,69 @@
+"""One session as its client saw it, compared with what is stored."""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from bench.questions import Question
+from dreamr.client import AsyncClient
+from dreamr.errors import DreamrError
+from dreamr.events import Commit, Finished, Session, Started
+
+
+@dataclass(slots=True)
+class Watched:
+    """What a client kept.
+
+    Attributes:
+        longest_stall: seconds between two things that it heard.
+        failure: why there was no answer.
+    """
+
+    session_id: str = ""
+    commits: list[Commit] = field(default_factory=list)
+    answered: bool = False
+    longest_stall: float = 0.0
+    failure: str = ""
+
+
+async def watch(client: AsyncClient, question: Question) -> Watched:
+    """Asks, and keeps everything."""
+    found, heard = Watched(), time.perf_counter()
+    try:
+        async with aclosing(client.reason(question.text, images=[question.image])) as events:
+            async for event in events:
+                now = time.perf_counter()
+                found.longest_stall, heard = max(found.longest_stall, now - heard), now
+                if isinstance(event, Started):
+                    found.session_id = event.session_id
+                elif isinstance(event, Commit):
+                    found.commits.append(event)
+                elif isinstance(event, Finished):
+                    found.answered = True
+    except DreamrError as error:
+        found.failure = f"{type(error).__name__}: {error}"
+    return found
+
+
+def faults_of(found: Watched, stored: Session | None) -> Counter[str]:
+    """What must not be: steps that were lost, repeated or out of order, and a question without an answer.
+
+    Args:
+        stored: as the store has the session behind its end; None where it is not there.
+    """
+    seen = [commit.index for commit in found.commits]
+    bad: Counter[str] = Counter()
+    bad["repeated"] = len(seen) - len(set(seen))
+    bad["reordered"] = sum(later < earlier for earlier, later in itertools.pairwise(seen))
+    bad["lost"] = len(set(range(max(seen, default=-1) + 1)) - set(seen)) + _missing(found.commits, stored)
+    bad["unanswered"] = int(not found.answered)
+    return bad
+
+
+def _missing(commits: Sequence[Commit], stored: Session | None) -> int:
+    """Commits that the client has and the store has not, or not so."""
+    kept = {step.index: step.text for step in stored.steps} if stored else {}
+    return sum(kept.get(commit.index) != commit.text for commit in commits)

@@ -1,0 +1,47 @@
+"""`dreamr chaos`"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from dreamr.cli.running import PairOption, progress, run
+
+
+def chaos(
+    sessions: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the questions and the faults.")] = 1,
+    pair: PairOption = "bundled",
+    at_once: Annotated[int, typer.Option(min=1, max=64, help="Sessions at the same time.")] = 6,
+    store: Annotated[
+        bool, typer.Option("--store", help="Kill Redis as well; it comes back empty each time.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+) -> None:
+    """Kill, freeze and cut off parts of a cluster while it works; exits with 1 where anything is lost."""
+    from bench.chaos.run import BAD, trouble
+    from bench.questions import emulated, held_out
+
+    questions = (emulated if pair.startswith("emulated:") else held_out)(sessions, seed)
+    with Progress(console=progress) as bar:
+        task = bar.add_task("sessions", total=sessions)
+        report = run(
+            trouble(
+                pair,
+                questions,
+                seed=seed,
+                at_once=at_once,
+                store=store,
+                on_answer=lambda: bar.advance(task),
+            )
+        )
+    text = json.dumps(report, indent=2) + "\n"
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text)
+    sys.stdout.write(text)
+    if any(report[name] for name in BAD):
+        raise typer.Exit(1)

@@ -1,0 +1,32 @@
+"""Who may call which service, by the roles that certificates name."""
+
+from typing import Any
+
+import grpc
+
+from services.common.errors import ForbiddenError
+
+CALLERS = {
+    "dreamr.v1.DraftService": {"gateway"},
+    "dreamr.v1.TargetService": {"gateway", "verifier"},
+    "dreamr.v1.VerifierService": {"gateway"},
+    "dreamr.v1.ReasoningService": {"client", "gateway"},
+}
+"""Roles by service; nobody may call a service that is not here."""
+
+
+def check_caller(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Returns when the caller may call the method; the handshake has verified its certificate.
+
+    Args:
+        method: full name, such as `/dreamr.v1.DraftService/Draft`.
+
+    Raises:
+        ForbiddenError: the certificate names no role that may.
+    """
+    service = method.split("/")[1]
+    allowed = CALLERS.get(service, set())
+    names = {name.decode() for name in context.auth_context().get("peer_dns", ())}
+    if names.isdisjoint(allowed):
+        shown = ", ".join(sorted(names)) or "a certificate without a DNS name"
+        raise ForbiddenError(f"{service} may be called by {', '.join(sorted(allowed))}, not by {shown}")

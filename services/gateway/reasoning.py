@@ -1,0 +1,180 @@
+"""Runs sessions: puts the machine, its driver, the cluster's parts and the hold on the store together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from dreamr.v1 import common_pb2, gateway_pb2
+from services.common.errors import InvalidRequestError, LateError, ServiceError, UnavailableError
+from services.gateway import convert, metrics
+from services.gateway.cluster_parts import Cluster, ClusterParts
+from services.gateway.driver import Driver
+from services.gateway.fpsr import Machine
+from services.gateway.governor import Governor
+from services.gateway.messages import Step
+from services.gateway.outbox import Outbox
+from services.gateway.plan import Plan
+from services.gateway.sessions import Session
+from services.gateway.store import Status
+
+log = structlog.get_logger()
+
+Send = Callable[[gateway_pb2.ReasonResponse], Awaitable[None]]
+
+# Past its deadline a session may still send what was committed, but not for long.
+_LAST_WORDS_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a session is to do.
+
+    Attributes:
+        context: session id, question and images; without steps.
+        deadline: the event loop's time.
+        committed: steps of a session that goes on.
+        told: the client has heard that it was started.
+    """
+
+    plan: Plan
+    context: common_pb2.Context
+    deadline: float
+    committed: Sequence[Step] = ()
+    told: bool = False
+
+
+class Reasoning:
+    """The sessions that this gateway works on.
+
+    Args:
+        verdict_seconds: how long one verdict may take.
+    """
+
+    def __init__(self, cluster: Cluster, verdict_seconds: float) -> None:
+        self._cluster = cluster
+        self._verdict_seconds = verdict_seconds
+        self._governor = Governor()
+        self._drivers: dict[str, Driver] = {}
+        self._draining = False
+
+    def drain(self) -> None:
+        """From now on durable sessions are let go of at their next commits; other gateways resume them."""
+        self._draining = True
+
+    def check_open(self) -> None:
+        """Raises UnavailableError while draining."""
+        if self._draining:
+            raise UnavailableError("this gateway is shutting down; ask another one")
+
+    def abort(self, session_id: str, why: ServiceError) -> None:
+        """Ends a session, if it is one of ours."""
+        if driver := self._drivers.get(session_id):
+            driver.abort(why)
+
+    async def run(self, session: Session, task: Task, send: Send) -> None:
+        """Works on a session to its end, or until it must be let go of.
+
+        Raises:
+            ServiceError: why it has no answer.
+        """
+        plan = task.plan
+        with metrics.ACTIVE.track_inprogress(), self._governor.session(plan.policy) as governor:
+            outbox = Outbox(session, send)
+            finished: gateway_pb2.Finished | None = None
+
+            async def tell(response: gateway_pb2.ReasonResponse) -> None:
+                nonlocal finished
+                await outbox.put(response)
+                if response.HasField("commit"):
+                    metrics.count_commit(plan.policy.name, response.commit)
+                    if self._draining and session.durable:
+                        driver.abort(UnavailableError("this gateway is shutting down; resume at another one"))
+                elif response.HasField("finished"):
+                    finished = response.finished
+
+            speculation = governor.level()
+            machine = Machine(
+                plan.policy,
+                plan.max_steps,
+                max_tokens=plan.max_reasoning_tokens,
+                max_repeats=plan.max_repeats,
+                speculation=speculation,
+                committed=task.committed,
+            )
+            parts = ClusterParts(
+                self._cluster,
+                plan,
+                task.context,
+                deadline=task.deadline,
+                verdict_seconds=self._verdict_seconds,
+            )
+            driver = Driver(
+                machine,
+                parts,
+                tell,
+                seconds=max(0.001, task.deadline - asyncio.get_running_loop().time()),
+                with_activity=plan.with_activity,
+                governor=governor,
+            )
+            self._drivers[session.id] = driver
+            started = gateway_pb2.Started(
+                session_id=session.id,
+                policy=plan.policy.name,
+                window=plan.policy.window,
+                alpha=plan.alpha,
+                durable=session.durable,
+                speculation=convert.SPECULATIONS[speculation],
+            )
+            status, failure = Status.CANCELLED, None
+            try:
+                # Sending counts as well: a client that does not read must not keep its place for ever.
+                async with (
+                    asyncio.timeout_at(task.deadline + _LAST_WORDS_SECONDS),
+                    asyncio.TaskGroup() as group,
+                ):
+                    keeping = group.create_task(session.keep(driver.abort))
+                    group.create_task(outbox.drain())
+                    if not task.told:
+                        await outbox.put(gateway_pb2.ReasonResponse(started=started))
+                    try:
+                        await driver.run()
+                        status = Status.FINISHED
+                    except ServiceError as error:
+                        # What was committed before still goes out.
+                        status, failure = Status.FAILED, error
+                    await outbox.close()
+                    keeping.cancel()
+                if session.lost:
+                    status, failure = Status.FAILED, session.lost
+            except TimeoutError:
+                status, failure = Status.FAILED, LateError("the client did not read within the deadline")
+            finally:
+                del self._drivers[session.id]
+                metrics.count_end(
+                    plan.policy.name, status, driver.totals, finished.seconds if finished else None
+                )
+                log.info(
+                    "session left",
+                    status=status,
+                    policy=plan.policy.name,
+                    steps=session.committed,
+                    why=str(failure),
+                )
+                # The client may be gone and this task cancelled: the store is told all the same.
+                await asyncio.shield(_leave(session, status, failure, finished))
+            if failure:
+                raise failure
+
+
+async def _leave(
+    session: Session, status: Status, failure: ServiceError | None, finished: gateway_pb2.Finished | None
+) -> None:
+    """What the target refused has ended; what only could not go on here may be resumed."""
+    if finished and status is Status.FINISHED:
+        await session.end(Status.FINISHED, finished)
+    elif isinstance(failure, InvalidRequestError):
+        await session.end(Status.FAILED)
+    else:
+        await session.release()

@@ -1,0 +1,102 @@
+"""What Redis does for sessions, each as one script: all of it happens, or nothing.
+
+Keys, all of one session under one `{id}` hash tag so that they share a cluster's slot: `dreamr:{id}:session`
+(hash: request, status, fence, leased until, outcome, and the images' content hashes in order),
+`dreamr:{id}:steps` (list) and `dreamr:{id}:images` (hash: content hash to bytes). They expire together.
+"""
+
+# KEYS: session, steps, images. ARGV: fence, index, step, seconds to live.
+APPEND = """
+local fence = redis.call('HGET', KEYS[1], 'fence')
+if not fence then return 'no_session' end
+if fence ~= ARGV[1] then return 'stale_fence' end
+if redis.call('HGET', KEYS[1], 'status') ~= 'running' then return 'ended' end
+local index, length = tonumber(ARGV[2]), redis.call('LLEN', KEYS[2])
+if index < length and redis.call('LINDEX', KEYS[2], index) == ARGV[3] then return 'repeated' end
+if index ~= length then return 'wrong_index' end
+redis.call('RPUSH', KEYS[2], ARGV[3])
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[4]) end
+return 'done'
+"""
+
+# KEYS: session, steps, images. ARGV: fence, status, outcome, seconds to live.
+END = """
+local found = redis.call('HMGET', KEYS[1], 'fence', 'status')
+if found[1] ~= ARGV[1] or found[2] ~= 'running' then return 0 end
+redis.call('HSET', KEYS[1], 'status', ARGV[2], 'outcome', ARGV[3])
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[4]) end
+return 1
+"""
+
+# Milliseconds, by the server's clock: gateways' clocks differ.
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+
+# KEYS: session, images. ARGV: request, images' hashes in order, lease in ms, seconds to live, then hash and
+# content of each image.
+CREATE = (
+    _NOW
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], 'request', ARGV[1], 'status', 'running', 'fence', 1, 'images', ARGV[2],
+    'leased', now + ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+for at = 5, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+return 1
+"""
+)
+
+# KEYS: session, steps, images. ARGV: fence, lease in ms, seconds to live.
+RENEW = (
+    _NOW
+    + """
+local found = redis.call('HMGET', KEYS[1], 'fence', 'status')
+if not found[1] then return 'no_session' end
+if found[2] == 'cancelled' then return 'cancelled' end
+if found[1] ~= ARGV[1] or found[2] ~= 'running' then return 'taken' end
+redis.call('HSET', KEYS[1], 'leased', now + ARGV[2])
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[3]) end
+return 'ours'
+"""
+)
+
+# KEYS: session. ARGV: lease in ms. A new fence, only where a session runs that nobody holds.
+TAKE_OVER = (
+    _NOW
+    + """
+local found = redis.call('HMGET', KEYS[1], 'status', 'leased')
+if found[1] ~= 'running' or tonumber(found[2]) > now then return 0 end
+redis.call('HSET', KEYS[1], 'leased', now + ARGV[1])
+return redis.call('HINCRBY', KEYS[1], 'fence', 1)
+"""
+)
+
+# KEYS: session, steps, images. ARGV: seconds to live.
+CANCEL = """
+if redis.call('HGET', KEYS[1], 'status') ~= 'running' then return 0 end
+redis.call('HSET', KEYS[1], 'status', 'cancelled')
+for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[1]) end
+return 1
+"""
+
+# KEYS: session, steps, images. ARGV: index of the first step. Everything as of one moment, in one string:
+# each part behind its length in four bytes, since one of the clients cannot read lists of strings.
+LOAD = (
+    _NOW
+    + """
+local found = redis.call('HMGET', KEYS[1], 'request', 'status', 'fence', 'leased', 'images', 'outcome')
+if not found[1] then return '' end
+local steps = redis.call('LRANGE', KEYS[2], ARGV[1], -1)
+local parts = {found[1], found[2], found[3], tonumber(found[4]) > now and '1' or '0', found[5],
+    found[6] or '', tostring(#steps)}
+for _, step in ipairs(steps) do table.insert(parts, step) end
+for _, part in ipairs(redis.call('HGETALL', KEYS[3])) do table.insert(parts, part) end
+for at, part in ipairs(parts) do parts[at] = struct.pack('>I4', #part) .. part end
+return table.concat(parts)
+"""
+)
+
+ALL = (APPEND, END, CREATE, RENEW, TAKE_OVER, CANCEL, LOAD)

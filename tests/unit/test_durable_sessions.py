@@ -1,0 +1,198 @@
+"""Sessions that outlive a stream and a gateway: two gateways over one store."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from dreamr.v1 import gateway_pb2
+from services.gateway.memory_store import MemoryStore
+from services.gateway.store import Status, StoreError
+from tests.unit.fake_services import FakeServices, idle
+from tests.unit.running_gateway import Gateway, commits, gateway, request
+
+Options = gateway_pb2.ReasonOptions
+Code = grpc.StatusCode
+MANY = tuple(f"step {number} ." for number in range(8))
+
+
+class Shared(MemoryStore):
+    """Stands for a store that outlives its gateways."""
+
+    durable = True
+
+
+@asynccontextmanager
+async def two(parts: FakeServices, lease_seconds: float = 0.3) -> AsyncIterator[tuple[Gateway, Gateway]]:
+    store = Shared(ttl_seconds=60)
+    async with (
+        gateway(parts, store=store, lease_seconds=lease_seconds) as one,
+        gateway(parts, store=store, lease_seconds=lease_seconds) as other,
+    ):
+        yield one, other
+
+
+async def resumed(
+    at: Gateway, session_id: str, first: int = 0, timeout: float = 10
+) -> list[gateway_pb2.ReasonResponse]:
+    asked = gateway_pb2.ResumeRequest(session_id=session_id, from_index=first)
+    return [message.happened async for message in at.stub.Resume(asked, timeout=timeout)]
+
+
+async def begun(
+    at: Gateway, count: int, asked: gateway_pb2.ReasonRequest | None = None
+) -> tuple[Any, str, list[gateway_pb2.ReasonResponse]]:
+    """A call with its session's id and so many of its commits."""
+    call = at.stub.Reason(asked or request(Options(policy="target")), timeout=10)
+    told: list[Any] = [await call.read() for _ in range(1 + count)]
+    return call, told[0].started.session_id, told[1:]
+
+
+async def read(call: Any, into: list[gateway_pb2.ReasonResponse]) -> None:
+    """To the end of the stream."""
+    while (response := await call.read()) is not grpc.aio.EOF:
+        into.append(response)
+
+
+async def test_a_finished_session_is_told_again() -> None:
+    async with two(FakeServices()) as (one, other):
+        told = await one.reason()
+        again = await resumed(other, told[0].started.session_id, 1)
+        assert commits(again) == commits(told)[1:]
+        assert again[0].started.session_id == told[0].started.session_id
+        assert again[-1] == told[-1]
+
+
+async def test_a_client_that_has_gone_finds_its_session_where_it_was() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.02)
+    async with two(parts) as (one, other):
+        async with idle(parts):
+            call, session_id, seen = await begun(one, 3)
+            call.cancel()
+        rest = await resumed(other, session_id, len(seen))
+        texts = [response.commit.step.text for response in seen] + [one.step.text for one in commits(rest)]
+        assert texts == list(MANY)
+        assert [one.index for one in commits(rest)] == list(range(3, 8))
+        assert rest[-1].finished.answer == "42"
+        assert sum(response.HasField("started") for response in rest) == 1
+
+
+async def test_a_session_that_runs_is_followed_from_elsewhere() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.05)
+    async with two(parts) as (one, other):
+        call, session_id, _ = await begun(one, 2)
+        followed = asyncio.create_task(resumed(other, session_id, 1))
+        await read(call, [])
+        told = await followed
+        assert [commit.step.text for commit in commits(told)] == list(MANY[1:])
+        assert told[-1].finished.answer == "42"
+        assert len(parts.requests["Generate"]) == 1, "one gateway only has worked on it"
+
+
+async def test_a_gateway_that_hangs_loses_its_session_and_says_nothing_more() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.04)
+    async with two(parts, lease_seconds=30) as (one, other):
+        call, session_id, seen = await begun(one, 2)
+        # As if it had not been able to renew its lease.
+        one.store._leases[session_id] = 0.0
+        rest = asyncio.create_task(resumed(other, session_id, len(seen)))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read(call, seen)
+        assert caught.value.code() is Code.UNAVAILABLE
+        told = [response.commit.step.text for response in seen if response.HasField("commit")]
+        assert told == list(MANY[: len(told)])
+        assert len(told) < len(MANY)
+        assert [commit.step.text for commit in commits(await rest)] == list(MANY[2:])
+        stored = await one.store.load(session_id)
+        assert stored
+        assert (stored.status, len(stored.steps)) == (Status.FINISHED, len(MANY))
+
+
+async def test_a_gateway_that_is_told_to_stop_hands_its_sessions_over() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.03)
+    async with two(parts, lease_seconds=30) as (one, other):
+        call, session_id, seen = await begun(one, 1)
+        one.service.drain()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read(call, seen)
+        assert caught.value.code() is Code.UNAVAILABLE
+        assert len(seen) < len(MANY)
+        with pytest.raises(grpc.aio.AioRpcError, match="shutting down"):
+            await one.reason()
+        async with asyncio.timeout(5):
+            rest = await resumed(other, session_id, len(seen))
+        assert [commit.step.text for commit in commits(rest)] == list(MANY[len(seen) :])
+
+
+async def test_a_repeat_joins_the_session_that_it_began() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.02)
+    asked = request(Options(policy="target"), request_id="mine")
+    async with two(parts) as (one, other):
+        call, session_id, _ = await begun(one, 2, asked)
+        again = await other.reason(asked)
+        assert again[0].started.session_id == session_id
+        assert [commit.step.text for commit in commits(again)] == list(MANY)
+        await read(call, [])
+        assert len(parts.requests["Generate"]) == 1
+        with pytest.raises(grpc.aio.AioRpcError, match="request_id") as caught:
+            await other.reason(request(Options(policy="target"), request_id="mine", question="another ?"))
+        assert caught.value.code() is Code.INVALID_ARGUMENT
+
+
+async def test_a_session_is_cancelled_from_anywhere() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.05)
+    async with two(parts) as (one, other), idle(parts):
+        call, session_id, _ = await begun(one, 1)
+        asked = gateway_pb2.CancelRequest(session_id=session_id)
+        assert (await other.stub.Cancel(asked)).cancelled
+        assert await call.code() is Code.CANCELLED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await resumed(other, session_id)
+        assert caught.value.code() is Code.CANCELLED
+        assert not (await one.stub.Cancel(asked)).cancelled
+        found = await one.stub.GetSession(gateway_pb2.GetSessionRequest(session_id=session_id))
+        assert (found.status, found.held) == (gateway_pb2.SESSION_STATUS_CANCELLED, False)
+
+
+async def test_where_a_session_stands() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.03)
+    async with two(parts) as (one, other):
+        call, session_id, seen = await begun(one, 2)
+        asked = gateway_pb2.GetSessionRequest(session_id=session_id)
+        found = await other.stub.GetSession(asked)
+        assert (found.status, found.held) == (gateway_pb2.SESSION_STATUS_RUNNING, True)
+        assert list(found.commits)[:2] == [response.commit for response in seen]
+        await read(call, [])
+        found = await other.stub.GetSession(asked)
+        assert (found.status, found.finished.answer) == (gateway_pb2.SESSION_STATUS_FINISHED, "42")
+        assert len(found.commits) == len(MANY)
+
+
+@pytest.mark.parametrize(("session_id", "code"), [("", Code.INVALID_ARGUMENT), ("x", Code.NOT_FOUND)])
+async def test_sessions_that_are_not_there(session_id: str, code: grpc.StatusCode) -> None:
+    async with two(FakeServices()) as (one, _):
+        for call in (
+            resumed(one, session_id),
+            one.stub.GetSession(gateway_pb2.GetSessionRequest(session_id=session_id)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert caught.value.code() is code
+
+
+async def test_only_where_it_is_wanted_a_store_that_is_away_refuses_sessions() -> None:
+    class Away(Shared):
+        async def create(self, *arguments: object) -> int:
+            raise StoreError("away")
+
+    async with gateway(store=Away(ttl_seconds=60)) as running:
+        told = await running.reason()
+        assert not told[0].started.durable
+        assert "store: away" in told[-1].finished.degraded
+    async with gateway(store=Away(ttl_seconds=60), durable_only=True) as running:
+        with pytest.raises(grpc.aio.AioRpcError, match="away") as caught:
+            await running.reason()
+        assert caught.value.code() is Code.UNAVAILABLE

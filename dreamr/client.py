@@ -183,6 +183,7 @@ class AsyncClient:
         """
         clock = asyncio.get_running_loop().time
         started = False
+        first: errors.DreamrError | None = None
         give_up, wait = clock() + self._resume_seconds, _WAIT_SECONDS
         for stub in itertools.cycle(self._stubs):
             try:
@@ -198,6 +199,7 @@ class AsyncClient:
                                 continue
                             commits = response.commit.index + 1
                             give_up, wait = clock() + self._resume_seconds, _WAIT_SECONDS
+                            first = None
                         yield response
                         if response.HasField("finished"):
                             return
@@ -207,8 +209,10 @@ class AsyncClient:
                 if not isinstance(failure, errors.UnavailableError):
                     raise failure from error
             # The gateway has gone, or its target: the session is kept, and another may go on with it.
+            # What happened first tells more than how the attempts to go on failed.
+            first = first or failure
             if clock() + wait >= min(give_up, deadline):
-                raise failure
+                raise first
             await asyncio.sleep(wait)
             wait = min(wait * 2, _MOST_WAIT_SECONDS)
 

@@ -71,12 +71,12 @@ class Proxy:
         assert task
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
-        try:
+        # Cancelled by the end of the proxy only, and then there is nobody to tell.
+        with suppress(asyncio.CancelledError):
             await self._forward(reader, writer)
-        finally:
-            writer.transport.abort()
-            with suppress(OSError):
-                await writer.wait_closed()
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

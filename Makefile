@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers simulate figures cancellation soak clean
+.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation soak clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ bench-load: setup ## throughput by questions at the same time
 bench-workers: setup ## how drafting scales over draft workers
 	$(BIN)/dreamr bench --pair emulated:qwen3vl-32b-2b-narrow --policies fpsr --no-governor --concurrency 64 --questions 128 \
 		--draft-workers 1,2,4,8 --json .cache/bench-workers.json --plots docs/figures/workers
+
+bench-gateway: setup ## what the gateway itself costs, with hundreds of sessions in flight
+	$(BIN)/python -m bench.gateway --sessions 50,200 --json .cache/bench-gateway.json
 
 simulate: setup ## 20,000 sessions with faults under a virtual clock
 	$(BIN)/dreamr simulate --sessions 20000 --seed 1

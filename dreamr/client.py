@@ -225,22 +225,17 @@ class AsyncClient:
         seconds: float,
     ) -> AsyncGenerator[gateway_pb2.ReasonResponse, None]:
         """One stream of the session: its first, or what comes behind so many commits."""
-        if request and not session_id:
+        call: Any
+        if resumes := request is None or bool(session_id):
+            asked = gateway_pb2.ResumeRequest(session_id=session_id, from_index=commits)
+            call = stub.Resume(asked, timeout=seconds)
+        else:
             call = stub.Reason(request, timeout=seconds)
-            try:
-                async for response in call:
-                    yield response
-            finally:
-                call.cancel()
-            return
-        resumed = stub.Resume(
-            gateway_pb2.ResumeRequest(session_id=session_id, from_index=commits), timeout=seconds
-        )
         try:
-            async for message in resumed:
-                yield message.happened
+            async for message in call:
+                yield message.happened if resumes else message
         finally:
-            resumed.cancel()
+            call.cancel()
 
     async def session(self, session_id: str) -> events.Session:
         """Where a session stands.

@@ -92,12 +92,16 @@ class MemoryStore:
         self._list(session_id)
         return True
 
-    async def load(self, session_id: str, first: int = 0) -> StoredSession | None:
+    async def load(
+        self, session_id: str, first: int = 0, *, with_images: bool = True
+    ) -> StoredSession | None:
         """See Store."""
         session = self._sessions.get(session_id)
         if session is None:
             return None
-        return replace(session, held=self._held(session_id), first=first, steps=session.steps[first:])
+        images = session.images if with_images else ()
+        held = self._held(session_id)
+        return replace(session, held=held, first=first, steps=session.steps[first:], images=images)
 
     async def close(self) -> None:
         """See Store."""

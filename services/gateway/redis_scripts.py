@@ -82,8 +82,9 @@ for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[1]) end
 return 1
 """
 
-# KEYS: session, steps, images. ARGV: index of the first step. Everything as of one moment, in one string:
-# each part behind its length in four bytes, since one of the clients cannot read lists of strings.
+# KEYS: session, steps, images. ARGV: index of the first step, whether images are wanted. Everything as of one
+# moment, in one string: each part behind its length in four bytes, since one of the clients cannot read lists
+# of strings.
 LOAD = (
     _NOW
     + """
@@ -93,7 +94,9 @@ local steps = redis.call('LRANGE', KEYS[2], ARGV[1], -1)
 local parts = {found[1], found[2], found[3], tonumber(found[4]) > now and '1' or '0', found[5],
     found[6] or '', tostring(#steps)}
 for _, step in ipairs(steps) do table.insert(parts, step) end
-for _, part in ipairs(redis.call('HGETALL', KEYS[3])) do table.insert(parts, part) end
+if ARGV[2] == '1' then
+    for _, part in ipairs(redis.call('HGETALL', KEYS[3])) do table.insert(parts, part) end
+end
 for at, part in ipairs(parts) do parts[at] = struct.pack('>I4', #part) .. part end
 return table.concat(parts)
 """

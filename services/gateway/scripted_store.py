@@ -68,9 +68,11 @@ class ScriptedStore(ABC):
         arguments: list[Argument] = [fence, status.value, outcome, self._ttl_seconds]
         return bool(await self.run(scripts.END, _keys(session_id), arguments))
 
-    async def load(self, session_id: str, first: int = 0) -> StoredSession | None:
+    async def load(
+        self, session_id: str, first: int = 0, *, with_images: bool = True
+    ) -> StoredSession | None:
         """See Store."""
-        packed = await self.run(scripts.LOAD, _keys(session_id), [first])
+        packed = await self.run(scripts.LOAD, _keys(session_id), [first, int(with_images)])
         assert isinstance(packed, bytes)
         if not packed:
             return None

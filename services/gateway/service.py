@@ -112,7 +112,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
     ) -> gateway_pb2.GetSessionResponse:
         """Where a session stands."""
         _check_session_id(request.session_id)
-        stored = await self._load(request.session_id)
+        stored = await self._load(request.session_id, with_images=False)
         return gateway_pb2.GetSessionResponse(
             status=_STATUSES[stored.status],
             held=stored.held and stored.status is Status.RUNNING,
@@ -137,7 +137,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         """Tells of a session from a commit on; where nobody works on it, goes on with it."""
         started = False
         while True:
-            stored = await self._load(session_id, first)
+            # Asked again and again: not for megabytes of images.
+            stored = await self._load(session_id, first, with_images=False)
             if not started:
                 await send(gateway_pb2.ReasonResponse(started=self._started(session_id, stored)))
                 started = True
@@ -206,9 +207,9 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             speculation=gateway_pb2.SPECULATION_FULL if options.window else gateway_pb2.SPECULATION_NONE,
         )
 
-    async def _load(self, session_id: str, first: int = 0) -> StoredSession:
+    async def _load(self, session_id: str, first: int = 0, *, with_images: bool = True) -> StoredSession:
         async with _store_errors():
-            stored = await self._store.load(session_id, first)
+            stored = await self._store.load(session_id, first, with_images=with_images)
         if stored is None:
             raise NotFoundError(f"there is no session {session_id}, or not any more")
         return stored

@@ -102,7 +102,9 @@ class Store(Protocol):
         """Sets how the session ended and lets it expire; false when the fence is stale."""
         ...
 
-    async def load(self, session_id: str, first: int = 0) -> StoredSession | None:
+    async def load(
+        self, session_id: str, first: int = 0, *, with_images: bool = True
+    ) -> StoredSession | None:
         """The session as it stands, with its steps from `first` on; None when there is none."""
         ...
 

@@ -169,6 +169,14 @@ async def test_what_a_reader_has_is_not_read_again(store: Store) -> None:
         assert (stored.first, stored.steps) == (first, steps)
 
 
+async def test_images_come_where_they_are_wanted(store: Store) -> None:
+    fence = await store.create("s", b"r", [b"A", b"B"], LEASE)
+    await store.append("s", fence, 0, b"a")
+    stored = await store.load("s", with_images=False)
+    assert stored is not None
+    assert (stored.images, stored.steps) == ((), (b"a",))
+
+
 async def test_unknown_sessions(store: Store) -> None:
     assert await store.load("none") is None
     assert await store.take_over("none", LEASE) == 0

@@ -6,7 +6,7 @@ import pytest
 
 from bench.prediction import predicted_speedup
 from bench.runner import Sample
-from dreamr.events import Answer, Commit, ModelTotals, Totals, Verdict, VerifierTotals
+from dreamr.events import Answer, Author, Commit, ModelTotals, Totals, Verdict, VerifierTotals
 
 TOTALS = Totals(
     0, 0, 0, 0, 0, ModelTotals(0, 0, 0, 0, 0, 0), ModelTotals(0, 0, 0, 0, 0, 0), VerifierTotals(0, 0, 0)
@@ -19,8 +19,8 @@ def sample(*steps: Commit) -> Sample:
 
 
 def step(index: int, began: float, ended: float, verdict: Verdict | None) -> Commit:
-    author = "draft" if verdict and verdict.accept else "target"
-    return Commit(index, "text", author, 40, False, verdict, began, ended, ended)  # type: ignore[arg-type]
+    author: Author = "draft" if verdict and verdict.accept else "target"
+    return Commit(index, "text", author, 40, False, verdict, began, ended, ended)
 
 
 def judged(accept: bool) -> Verdict:

@@ -61,17 +61,24 @@ async def test_many_sessions_at_once(client: dreamr.AsyncClient, cluster: Cluste
 
 
 async def test_a_client_that_leaves_stops_both_models(client: dreamr.AsyncClient, cluster: Cluster) -> None:
-    stream = client.reason(EXAMPLES[1].question, images=[EXAMPLES[1].image])
+    session_id, stream = "", client.reason(EXAMPLES[1].question, images=[EXAMPLES[1].image])
     async with aclosing(stream) as events:
         async for event in events:
-            if isinstance(event, dreamr.Commit):
+            if isinstance(event, dreamr.Started):
+                session_id = event.session_id
+            elif isinstance(event, dreamr.Commit):
                 break
+    async with asyncio.timeout(10):
+        while (session := await client.session(session_id)).held:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.02)
     resting = await at_rest(cluster.triton.metrics_address)
     await asyncio.sleep(0.2)
     later = await engines(cluster.triton.metrics_address)
     assert {name: engine.generated_tokens for name, engine in resting.items()} == {
         name: engine.generated_tokens for name, engine in later.items()
     }
+    # It stopped because it was left, not because it had come to its end.
+    assert session.finished is None
 
 
 async def test_activity_shows_work_that_overlaps(client: dreamr.AsyncClient) -> None:

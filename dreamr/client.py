@@ -29,6 +29,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
+_CALL_SECONDS = 10.0
 _WAIT_SECONDS, _MOST_WAIT_SECONDS = 0.1, 1.0
 
 
@@ -42,6 +43,7 @@ class AsyncClient:
         timeout: seconds that a question may take unless told otherwise.
         resume_seconds: how long an answer that broke off is looked for before UnavailableError; 0 not at all.
         tls: how to verify the gateways and what to show them; None for gateways without TLS.
+        api_key: for gateways that want one. Without `tls` whoever is on the way can read it.
 
     Raises:
         TlsError: a file of `tls` cannot be used.
@@ -54,9 +56,11 @@ class AsyncClient:
         timeout: float = 120.0,
         resume_seconds: float = 15.0,
         tls: Tls | None = None,
+        api_key: str | None = None,
     ) -> None:
         self._timeout = timeout
         self._resume_seconds = resume_seconds
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._channels = [
             tls.open_channel(one, "gateway", _CHANNEL_OPTIONS)
             if tls
@@ -228,9 +232,9 @@ class AsyncClient:
         call: Any
         if resumes := request is None or bool(session_id):
             asked = gateway_pb2.ResumeRequest(session_id=session_id, from_index=commits)
-            call = stub.Resume(asked, timeout=seconds)
+            call = stub.Resume(asked, timeout=seconds, metadata=self._metadata)
         else:
-            call = stub.Reason(request, timeout=seconds)
+            call = stub.Reason(request, timeout=seconds, metadata=self._metadata)
         try:
             async for message in call:
                 yield message.happened if resumes else message
@@ -244,7 +248,7 @@ class AsyncClient:
             DreamrError: see `dreamr.errors`; NotFoundError when there is none.
         """
         request = gateway_pb2.GetSessionRequest(session_id=session_id)
-        return events.session_from_proto(await self._any(lambda stub: stub.GetSession(request, timeout=10)))
+        return events.session_from_proto(await self._any(lambda stub: stub.GetSession, request))
 
     async def cancel(self, session_id: str) -> bool:
         """Ends a session, whichever gateway works on it; false when there was nothing to end.
@@ -253,14 +257,16 @@ class AsyncClient:
             DreamrError: see `dreamr.errors`.
         """
         request = gateway_pb2.CancelRequest(session_id=session_id)
-        return bool((await self._any(lambda stub: stub.Cancel(request, timeout=10))).cancelled)
+        return bool((await self._any(lambda stub: stub.Cancel, request)).cancelled)
 
-    async def _any(self, call: "Callable[[gateway_pb2_grpc.ReasoningServiceAsyncStub], Any]") -> Any:
+    async def _any(
+        self, method: "Callable[[gateway_pb2_grpc.ReasoningServiceAsyncStub], Any]", request: Any
+    ) -> Any:
         """What the first gateway that can be reached says."""
         failure: errors.DreamrError | None = None
         for stub in self._stubs:
             try:
-                return await call(stub)
+                return await method(stub)(request, timeout=_CALL_SECONDS, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 failure = errors.from_rpc(error)
                 if not isinstance(failure, errors.UnavailableError):

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from dreamr.cli import ask, bench, certs, chaos, demo, sample, simulate, up
+from dreamr.cli import ask, bench, certs, chaos, demo, keys, sample, simulate, up
 
 app = typer.Typer(
     help="Speculative reasoning for large vision-language models.",
@@ -20,6 +20,7 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("chaos")(chaos.chaos)
 app.command("certs")(certs.certs)
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -12,7 +13,7 @@ import grpc
 import structlog
 
 from services.common import metrics
-from services.common.errors import ServiceError, status_of
+from services.common.errors import OverloadedError, ServiceError, status_of
 
 if TYPE_CHECKING:
     # Generic for the type checker only.
@@ -23,8 +24,14 @@ log = structlog.get_logger()
 Check = Callable[[str, "grpc.aio.ServicerContext[Any, Any]"], None]
 """Gets a call's full method name and its context; raises ServiceError when the handler is not to run."""
 
+Admit = Callable[[str, Any], None]
+"""Gets a call's full method name and its metadata; raises ServiceError when not even its request is read."""
 
-def _anyone(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+RETRY_KEY = "grpc-retry-pushback-ms"
+"""Trailing metadata (gRFC A6): when an overloaded server is worth another try."""
+
+
+def anyone(method: str, context: Any) -> None:
     """A check that everybody passes."""
 
 
@@ -33,10 +40,12 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         check: whether a call may go on.
+        admit: whether its request is to be read at all.
     """
 
-    def __init__(self, check: Check = _anyone) -> None:
+    def __init__(self, check: Check = anyone, admit: Admit = anyone) -> None:
         self._check = check
+        self._admit = admit
         self._running: set[asyncio.Task[Any]] = set()
 
     async def idle(self, seconds: float) -> None:
@@ -56,6 +65,10 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             return handler
         check = partial(self._check, method)
         name = method.rsplit("/", 1)[-1]
+        try:
+            self._admit(method, handler_call_details.invocation_metadata)
+        except ServiceError as refusal:
+            return _refusing(refusal, name)
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
                 self._watched(_unary(handler.unary_unary, name, check)),
@@ -90,6 +103,15 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         return unary if inspect.iscoroutinefunction(behaviour) else stream
 
 
+def _refusing(refusal: ServiceError, method: str) -> "Handler":
+    async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        async with _Call(method, context):
+            raise refusal
+
+    # Whatever the method is: only a handler of a stream runs before a message has been read.
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 def _unary(behaviour: Any, method: str, check: Callable[[Any], None]) -> Any:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         async with _Call(method, context):
@@ -114,6 +136,11 @@ def _stream(behaviour: Any, method: str, check: Callable[[Any], None]) -> Any:
     return call
 
 
+def _trailing(error: BaseException | None) -> tuple[tuple[str, str], ...]:
+    seconds = error.retry_after if isinstance(error, OverloadedError) else None
+    return () if seconds is None else ((RETRY_KEY, str(math.ceil(seconds * 1000))),)
+
+
 class _Call:
     """Counts one call and turns what it raises into a status."""
 
@@ -131,7 +158,7 @@ class _Call:
         code, message = self._judge(error)
         metrics.CALLS.labels(self._method, code.name).inc()
         if message is not None:
-            await self._context.abort(code, message)
+            await self._context.abort(code, message, _trailing(error))
 
     def _judge(self, error: BaseException | None) -> tuple[grpc.StatusCode, str | None]:
         """The status to count, and the message to abort with if the error is ours to translate."""

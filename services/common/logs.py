@@ -30,3 +30,8 @@ def configure(service: str, log_format: Literal["json", "console"], level: str) 
 def bind_session(session_id: str) -> None:
     """Puts the session's id on every line that the current call logs."""
     structlog.contextvars.bind_contextvars(session_id=session_id)
+
+
+def bind_caller(name: str) -> None:
+    """Likewise, who asks."""
+    structlog.contextvars.bind_contextvars(caller=name)

@@ -189,7 +189,8 @@ class AsyncClient:
         started = False
         first: errors.DreamrError | None = None
         give_up, wait = clock() + self._resume_seconds, _WAIT_SECONDS
-        for stub in itertools.cycle(self._stubs):
+        for attempt, stub in enumerate(itertools.cycle(self._stubs), start=1):
+            pause = wait
             try:
                 stream = self._stream(stub, request, session_id, commits, deadline - clock())
                 async with aclosing(stream) as responses:
@@ -210,14 +211,19 @@ class AsyncClient:
                 failure: errors.DreamrError = errors.ServerError("the stream ended without an answer")
             except grpc.aio.AioRpcError as error:
                 failure = errors.from_rpc(error)
-                if not isinstance(failure, errors.UnavailableError):
+                if isinstance(failure, errors.OverloadedError):
+                    if not session_id and attempt >= len(self._stubs):
+                        # Nothing has begun, and nobody has room: the caller knows best what to do.
+                        raise failure from error
+                    pause = max(wait, failure.retry_after or 0) if session_id else 0
+                elif not isinstance(failure, errors.UnavailableError):
                     raise failure from error
             # The gateway has gone, or its target: the session is kept, and another may go on with it.
             # What happened first tells more than how the attempts to go on failed.
             first = first or failure
-            if clock() + wait >= min(give_up, deadline):
+            if clock() + pause >= min(give_up, deadline):
                 raise first
-            await asyncio.sleep(wait)
+            await asyncio.sleep(pause)
             wait = min(wait * 2, _MOST_WAIT_SECONDS)
 
     async def _stream(

@@ -20,6 +20,7 @@ class Watched:
     Attributes:
         longest_stall: seconds between two things that it heard.
         failure: why there was no answer.
+        ended: when (`time.perf_counter`).
     """
 
     session_id: str = ""
@@ -27,6 +28,7 @@ class Watched:
     answered: bool = False
     longest_stall: float = 0.0
     failure: str = ""
+    ended: float = 0.0
 
 
 async def watch(client: AsyncClient, question: Question) -> Watched:
@@ -45,20 +47,23 @@ async def watch(client: AsyncClient, question: Question) -> Watched:
                     found.answered = True
     except DreamrError as error:
         found.failure = f"{type(error).__name__}: {error}"
+    found.ended = time.perf_counter()
     return found
 
 
-def faults_of(found: Watched, stored: Session | None) -> Counter[str]:
+def faults_of(found: Watched, stored: Session | None, *, compared: bool = True) -> Counter[str]:
     """What must not be: steps that were lost, repeated or out of order, and a question without an answer.
 
     Args:
         stored: as the store has the session behind its end; None where it is not there.
+        compared: whether the store should have it.
     """
     seen = [commit.index for commit in found.commits]
     bad: Counter[str] = Counter()
     bad["repeated"] = len(seen) - len(set(seen))
     bad["reordered"] = sum(later < earlier for earlier, later in itertools.pairwise(seen))
-    bad["lost"] = len(set(range(max(seen, default=-1) + 1)) - set(seen)) + _missing(found.commits, stored)
+    bad["lost"] = len(set(range(max(seen, default=-1) + 1)) - set(seen))
+    bad["lost"] += _missing(found.commits, stored) if compared else 0
     bad["unanswered"] = int(not found.answered)
     return bad
 

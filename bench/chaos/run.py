@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.chaos.faults import Faults
 from bench.chaos.proxy import Proxy
-from bench.chaos.watched import Watched, faults_of, watch
+from bench.chaos.watched import BAD, Watched, faults_of, watch
 from bench.questions import Question
 from dreamr.cli.running import room_for
 from dreamr.client import AsyncClient
@@ -19,7 +19,6 @@ from dreamr.cluster.cluster import Cluster
 from dreamr.errors import DreamrError
 from dreamr.events import Session
 
-BAD = ("lost", "repeated", "reordered", "unanswered")
 LEASE_SECONDS = 2.0
 _ANSWER_SECONDS = 600.0
 # A part that is killed again and again is away for longer than people would wait.
@@ -87,7 +86,7 @@ async def trouble(
             while begun < len(questions) or not faults.enough(min_faults):
                 begun += 1
                 question, client = next(turns)
-                seen = await watch(client, question)
+                seen = await watch(client.reason(question.text, images=[question.image]))
                 stored = await _stored(straight, seen, lambda: faults.emptied < seen.ended)
                 found.append(Outcome(seen, stored, faults.emptied < seen.ended))
                 on_answer()

@@ -3,14 +3,15 @@
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from bench.questions import Question
-from dreamr.client import AsyncClient
 from dreamr.errors import DreamrError
-from dreamr.events import Commit, Finished, Session, Started
+from dreamr.events import Commit, Event, Finished, Session, Started
+
+
+BAD = ("lost", "repeated", "reordered", "unanswered")
 
 
 @dataclass(slots=True)
@@ -31,16 +32,23 @@ class Watched:
     ended: float = 0.0
 
 
-async def watch(client: AsyncClient, question: Question) -> Watched:
-    """Asks, and keeps everything."""
+async def watch(
+    stream: AsyncGenerator[Event, None], on_started: Callable[[str], None] = lambda _: None
+) -> Watched:
+    """Hears a session to its end, and keeps everything.
+
+    Args:
+        on_started: told the session's id.
+    """
     found, heard = Watched(), time.perf_counter()
     try:
-        async with aclosing(client.reason(question.text, images=[question.image])) as events:
+        async with aclosing(stream) as events:
             async for event in events:
                 now = time.perf_counter()
                 found.longest_stall, heard = max(found.longest_stall, now - heard), now
                 if isinstance(event, Started):
                     found.session_id = event.session_id
+                    on_started(event.session_id)
                 elif isinstance(event, Commit):
                     found.commits.append(event)
                 elif isinstance(event, Finished):

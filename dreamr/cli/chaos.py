@@ -37,7 +37,8 @@ def chaos(
 
     Faults are drawn so that all kinds, and for each kind all parts, come equally often.
     """
-    from bench.chaos.run import BAD, trouble
+    from bench.chaos.run import trouble
+    from bench.chaos.watched import BAD
     from bench.questions import emulated, held_out
 
     is_emulated = pair.startswith("emulated:")

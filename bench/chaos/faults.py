@@ -38,9 +38,9 @@ _DELAY_SECONDS = 0.05, 0.3
 class Faults:
     """Troubles a cluster until told to stop, and heals it then.
 
-    Where the store is troubled, gateways live on and keep their clients: what is committed while the store is
-    away is in its gateway's memory only, so a gateway lost at that time is a second failure, which nothing
-    here could make up for.
+    Where the store is troubled, nothing else makes a session change hands: what an emptied store has lost is in
+    the memory of the session's gateway only, and a session that just then is between two gateways is nowhere.
+    So gateways, and the target that they cannot do without, are frozen and delayed then, but not lost.
 
     Args:
         links: proxies by the part that is behind them.
@@ -89,8 +89,8 @@ class Faults:
             return [_REDIS]
         found = self._links if kind in LINK_KINDS else [*self._cluster.tritons, *self._cluster.processes]
         kept = set() if store and kind in LINK_KINDS else {_REDIS}
-        if store and kind not in (Kind.SWALLOWED, Kind.DELAYED):
-            kept |= {name for name in found if name.startswith("gateway")}
+        if store and kind in (Kind.KILLED, Kind.CUT):
+            kept |= {name for name in found if name.partition("-")[0] in ("gateway", "target")} | {"triton"}
         return [name for name in found if name not in kept]
 
     async def _hurt_and_heal(self, kind: Kind, part: str) -> None:

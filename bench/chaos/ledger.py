@@ -130,7 +130,8 @@ class Ledger:
             session.owner = call.sender
         elif name == b"HSET" and call and call.script == "CREATE":
             self.wrong += [f"{session_id}: begun twice"] if session.fence else []
-            session.fence, session.owner = 1, call.sender
+            fields = dict(zip(words[1::2], words[2::2], strict=True))
+            session.fence, session.owner = int(fields[b"fence"]), call.sender
         elif name == b"HSET" and call and call.script in ("RENEW", "END"):
             if call.sender != session.owner or int(call.arguments[0]) != session.fence:
                 self.wrong.append(f"{session_id}: {call.script} by {call.sender} beside {session.owner}")

@@ -40,11 +40,12 @@ def main() -> None:
             if all(found):
                 raise UnavailableError("; ".join(str(problem) for problem in found))
 
+        service = ReasoningService(settings, pair, cluster, store, callers)
         try:
-            service = ReasoningService(settings, pair, cluster, store, callers)
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
             yield Opened(probe, service.drain)
         finally:
+            await service.close()
             await cluster.close()
             await store.close()
 

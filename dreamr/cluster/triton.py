@@ -114,8 +114,9 @@ class TritonServer:
 
     def signal(self, number: int) -> None:
         """Sends a signal to it and to its models' processes, if it runs."""
-        if self.pid is not None:
-            os.killpg(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            if self.pid is not None:
+                os.killpg(self.pid, number)
 
     def tail(self) -> str:
         """The last lines of Triton's log."""

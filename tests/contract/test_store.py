@@ -271,6 +271,20 @@ async def test_a_redis_that_forgot_its_scripts_is_told_them_again(redis_url: str
     await store.close()
 
 
+async def test_fences_from_before_a_redis_lost_everything_stay_stale(redis_url: str, client: Client) -> None:
+    store = client(redis_url, ttl_seconds=60)
+    first = await store.create("s", b"r", (), 0)
+    second = await store.take_over("s", LEASE)
+    other = redis.Redis.from_url(redis_url)
+    other.flushall()
+    other.close()
+    anew = await store.create("s", b"r", (), LEASE)
+    assert anew > second > first
+    for stale in (first, second):
+        assert await store.append("s", stale, 0, b"a") is Appended.STALE_FENCE
+    await store.close()
+
+
 @pytest.mark.parametrize(
     ("url", "lacks"),
     [

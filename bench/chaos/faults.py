@@ -38,9 +38,9 @@ _DELAY_SECONDS = 0.05, 0.3
 class Faults:
     """Troubles a cluster until told to stop, and heals it then.
 
-    Where the store is troubled, nothing else makes a session change hands: what an emptied store has lost is in
-    the memory of the session's gateway only, and a session that just then is between two gateways is nowhere.
-    So gateways, and the target that they cannot do without, are frozen and delayed then, but not lost.
+    Where the store is troubled, nothing else makes a session change hands: what an emptied store has lost is
+    in the memory of the session's gateway only, and a session that just then is between two gateways is
+    nowhere. So gateways, and the target that they cannot do without, are frozen and delayed, but not lost.
 
     Args:
         links: proxies by the part that is behind them.

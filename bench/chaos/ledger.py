@@ -1,7 +1,7 @@
 """Who wrote what into a session, from Redis' own log of commands, and what never should have been.
 
-MONITOR tells every command in the order in which Redis carries them out: who sent it, and what its script did.
-So the judge takes nothing from what gateways think of themselves: it counts fences and steps anew.
+MONITOR tells every command in the order in which Redis carries them out: who sent it, and what its script
+did. So the judge takes nothing from what gateways think of themselves: it counts fences and steps anew.
 """
 
 import ast
@@ -140,9 +140,7 @@ class Ledger:
         ):
             self.wrong.append(f"{session_id}: {name.decode()} by no script that may")
 
-    def _append(
-        self, session_id: str, session: _Session, call: _Call | None, steps: Sequence[bytes]
-    ) -> None:
+    def _append(self, session_id: str, session: _Session, call: _Call | None, steps: Sequence[bytes]) -> None:
         place = f"{session_id}: step {len(session.steps)}"
         if not call or call.script != "APPEND" or len(steps) != 1:
             self.wrong.append(f"{place} by no append")

@@ -87,7 +87,7 @@ async def trouble(
                 begun += 1
                 question, client = next(turns)
                 seen = await watch(client.reason(question.text, images=[question.image]))
-                stored = await _stored(straight, seen, lambda: faults.emptied < seen.ended)
+                stored = await _stored(straight, seen, faults)
                 found.append(Outcome(seen, stored, faults.emptied < seen.ended))
                 on_answer()
 
@@ -101,7 +101,7 @@ async def trouble(
         # Once more when all is quiet: nothing may have changed behind a session's end.
         for one in found:
             if faults.emptied < one.seen.ended:
-                one.stored = await _stored(straight, one.seen, lambda: True)
+                one.stored = await _stored(straight, one.seen, faults)
     bad = sum((faults_of(one.seen, one.stored, compared=one.comparable) for one in found), Counter())
     stalls = [one.seen.longest_stall for one in found]
     return {
@@ -128,18 +128,14 @@ def _client(addresses: Sequence[str]) -> AsyncClient:
     return AsyncClient(",".join(addresses), timeout=_ANSWER_SECONDS, resume_seconds=_RESUME_SECONDS)
 
 
-async def _stored(client: AsyncClient, seen: Watched, kept: Callable[[], bool]) -> Session | None:
-    """What is stored of a session; None where it is not there within a while.
-
-    Args:
-        kept: whether the store has not lost everything meanwhile.
-    """
+async def _stored(client: AsyncClient, seen: Watched, faults: Faults) -> Session | None:
+    """What is stored of a session; None where it is not there within a while, or has been lost on purpose."""
     if not seen.session_id:
         return None
     found: Session | None = None
     try:
         async with asyncio.timeout(_STORED_SECONDS):
-            while kept():
+            while faults.emptied < seen.ended:
                 try:
                     found = await client.session(seen.session_id)
                     if len(found.steps) >= len(seen.commits):

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from dreamr.errors import DreamrError
 from dreamr.events import Commit, Event, Finished, Session, Started
 
-
 BAD = ("lost", "repeated", "reordered", "unanswered")
 
 

@@ -204,9 +204,10 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             await asyncio.sleep(_FOLLOW_SECONDS)
 
     async def _lacks(self, session_id: str, first: int) -> bool:
-        """Whether the client was told of more than is stored: its gateway had no store, and may write it back.
+        """Whether the client was told of more than is stored.
 
-        Taken over before, the session would go on otherwise than its client was told.
+        Then its gateway had no store, and may write it back; taken over before, the session would go on
+        otherwise than its client was told.
         """
         return first > 0 and not (await self._load(session_id, first - 1, with_images=False)).steps
 

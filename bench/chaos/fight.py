@@ -75,7 +75,7 @@ async def fight(times: int, *, at_once: int, seed: int) -> dict[str, Any]:
         "seed": seed,
         "takeovers": sum(takeovers),
         "takeovers_of_a_session": {"median": median(takeovers), "most": max(takeovers)},
-        "appends_refused": ledger.refused,
+        "refused": dict(ledger.refused),
         "clients": len(found),
         **{name: bad[name] for name in BAD},
         "wrong": ledger.wrong,

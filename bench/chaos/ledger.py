@@ -50,13 +50,13 @@ class Ledger:
     Attributes:
         wrong: what must not be, in words.
         takeovers: by session, how often it went to another owner.
-        refused: appends under a fence that was not the newest any more.
+        refused: by script, what came under a fence that was not the newest any more.
     """
 
     def __init__(self) -> None:
         self.wrong: list[str] = []
         self.takeovers: Counter[str] = Counter()
-        self.refused = 0
+        self.refused: Counter[str] = Counter()
         self._sessions: dict[str, _Session] = {}
         self._names: dict[str, str] = {}
         self._call: _Call | None = None
@@ -104,8 +104,8 @@ class Ledger:
             self._names[parts[1]] = words[1].decode()
         elif name.upper() == b"EVALSHA" and (script := _SCRIPTS.get(words[0].decode())):
             self._call = _Call(script, sender, words[2 + int(words[1]) :])
-            if script == "APPEND":
-                self.refused += int(self._call.arguments[0]) < self._of(words[2]).fence
+            if script in ("APPEND", "RENEW", "END"):
+                self.refused[script.lower()] += int(self._call.arguments[0]) < self._of(words[2]).fence
         elif any(map(_KEY.match, words)):
             self.wrong.append(f"{sender} sent {name.decode()} to a session, past its scripts")
 

@@ -63,8 +63,8 @@ figures: setup ## the README's transcript and picture
 cancellation: setup ## how soon both models stop after a client has cancelled
 	$(BIN)/python -m bench.cancellation --requests 100
 
-soak: setup ## memory and descriptors over 500 sessions
-	$(BIN)/python -m bench.soak --sessions 500
+soak: setup ## memory, descriptors, threads and tasks over half an hour at half of the capacity
+	$(BIN)/python -m bench.soak --minutes 30 --load 0.5
 
 clean: ## remove what was built here
 	rm -rf .venv .cache build *.egg-info dreamr/v1/*_pb2*

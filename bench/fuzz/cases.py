@@ -418,9 +418,9 @@ class _Maker:
 
     def _handshake(self) -> tuple[Raw, frozenset[str]]:
         """Other things where a handshake is due."""
-        raw, allowed = self._chance.choice((_Maker._socket, _Maker._frames, _Maker._half))(self)
+        raw, _ = self._chance.choice((_Maker._socket, _Maker._frames, _Maker._half))(self)
         # A server that waits for the rest of a record is right to wait.
-        return replace(raw, handshake=False, patience=_PATIENCE_SECONDS), (allowed & WAITING) | GONE
+        return replace(raw, handshake=False, patience=_PATIENCE_SECONDS), WAITING | GONE
 
 
 @cache

@@ -22,13 +22,18 @@ _JSON = json.JSONDecoder()
 
 
 class Health:
-    """Watches one cluster."""
+    """Watches one cluster.
+
+    Attributes:
+        resident: MiB of each part, since they were remembered and at each note.
+    """
 
     def __init__(self, cluster: Cluster, logs: Path) -> None:
         self._cluster = cluster
         self._logs = logs
         self._pids = cluster.pids()
         self._before: dict[str, dict[str, float]] = {}
+        self.resident: dict[str, list[float]] = {}
 
     async def works(self, sender: Sender) -> list[str]:
         """What does not answer a good request as it should, in words."""
@@ -50,6 +55,16 @@ class Health:
     async def remember(self) -> None:
         """Takes the sizes that the end is compared with."""
         self._before = await asyncio.to_thread(sizes, self._cluster)
+        self.resident = {}
+        self._note(self._before)
+
+    async def note(self) -> None:
+        """Takes what is resident now."""
+        self._note(await asyncio.to_thread(sizes, self._cluster))
+
+    def _note(self, now: dict[str, dict[str, float]]) -> None:
+        for name, size in now.items():
+            self.resident.setdefault(name, []).append(round(size["mib"], 1))
 
     async def grown(self) -> tuple[dict[str, Any], list[str]]:
         """Sizes of each part before and now, and what of the services has grown, in words.
@@ -92,15 +107,22 @@ class Health:
         """What the services' logs should not have, in words."""
         found = []
         for service in SERVICES:
-            for line in (self._logs / f"{service}.log").read_bytes().splitlines():
+            lines = (self._logs / f"{service}.log").read_bytes().splitlines()
+            for before, line in zip([b"", *lines], lines, strict=False):
                 if len(line) > MAX_LINE_BYTES:
                     found.append(f"{service}: a line of {len(line):,} bytes: {line[:200]!r}")
-                if line.startswith(b"{"):
-                    # gRPC's own lines may stand right behind ours.
-                    entry, _ = _JSON.raw_decode(line.decode(errors="replace"))
-                    if entry["level"] in ("error", "critical"):
-                        words = f"{entry['event']} {entry.get('exception', '')}"
-                        found.append(f"{service}: {words[-1_000:]}")
+                elif line.startswith(b"{"):
+                    found += self._trouble(service, before, line)
                 elif line.startswith((b"Traceback", b"Task exception", b"Exception", b"Fatal")):
-                    found.append(f"{service}: {line.decode(errors='replace')[:200]}")
+                    found.append(f"{service}: {line.decode(errors='replace')}")
         return found
+
+    def _trouble(self, service: str, before: bytes, line: bytes) -> list[str]:
+        try:
+            # gRPC's own lines may stand right behind ours.
+            entry, _ = _JSON.raw_decode(line.decode(errors="replace"))
+        except ValueError:
+            return [f"{service}: no line of ours: {line!r} behind {before!r}"]
+        if entry["level"] in ("error", "critical"):
+            return [f"{service}: {entry['event']} {entry.get('exception', '')}"[-1_000:]]
+        return []

@@ -42,6 +42,7 @@ class _Found:
     bad: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in BAD})
     by_grpc: Counter[str] = field(default_factory=Counter)
     sizes: dict[str, Any] = field(default_factory=dict)
+    resident: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, case: Case, outcome: Outcome) -> None:
         self.statuses[case.service][case.kind][outcome.status] += 1
@@ -108,6 +109,7 @@ async def fuzz(
             },
             "internal_by_grpc": dict(found.by_grpc.most_common()),
             "sizes": found.sizes,
+            "resident_mib": found.resident,
         }
         for key, entries in found.bad.items():
             bad[key] += entries
@@ -142,9 +144,11 @@ async def _cluster(
                 await _send(part, sender, found, at_once, on_request)
                 found.bad["crashes"] += [f"{words}, by seed {part[-1]}" for words in health.gone()]
                 found.bad["not_working"] += await health.works(sender)
+                await health.note()
                 if found.bad["crashes"] or found.bad["not_working"]:
                     break
             found.sizes, found.bad["grown"] = await health.grown()
+            found.resident = health.resident
             found.bad["logged"] = health.logged()
     return found
 

@@ -36,6 +36,7 @@ _TEXTS = (
     b"*",
     b"-1",
 )
+_MOST_BYTES = 4 << 20
 _LENGTHS = (64, 65, 128, 129, 4_001, 70_000, 1_000_000)
 
 Fields = tuple[FieldDescriptor, ...]
@@ -107,8 +108,9 @@ class Values:
             # The right number with another kind of value.
             return entry(field.number, *self._any())
         many = field.is_repeated and chance.random() < 0.2
+        one = entry(field.number, *self._value(field, depth))
         count = chance.choice((2, 3, 9, 1025, 5000)) if many else 1
-        return entry(field.number, *self._value(field, depth)) * count
+        return one * max(1, min(count, _MOST_BYTES // len(one)))
 
     def _value(self, field: FieldDescriptor, depth: int) -> tuple[int, bytes]:
         chance = self._chance

@@ -6,6 +6,7 @@ async with dreamr.AsyncClient("127.0.0.1:7000") as client:
 
 from dreamr.client import AsyncClient
 from dreamr.errors import (
+    AuthenticationError,
     DeadlineError,
     DreamrError,
     ForbiddenError,
@@ -24,6 +25,7 @@ __all__ = [
     "Activity",
     "Answer",
     "AsyncClient",
+    "AuthenticationError",
     "Commit",
     "DeadlineError",
     "DreamrError",

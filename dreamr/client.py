@@ -29,6 +29,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
+_CALL_SECONDS = 10.0
 _WAIT_SECONDS, _MOST_WAIT_SECONDS = 0.1, 1.0
 
 
@@ -42,6 +43,7 @@ class AsyncClient:
         timeout: seconds that a question may take unless told otherwise.
         resume_seconds: how long an answer that broke off is looked for before UnavailableError; 0 not at all.
         tls: how to verify the gateways and what to show them; None for gateways without TLS.
+        api_key: for gateways that want one. Without `tls` whoever is on the way can read it.
 
     Raises:
         TlsError: a file of `tls` cannot be used.
@@ -54,9 +56,11 @@ class AsyncClient:
         timeout: float = 120.0,
         resume_seconds: float = 15.0,
         tls: Tls | None = None,
+        api_key: str | None = None,
     ) -> None:
         self._timeout = timeout
         self._resume_seconds = resume_seconds
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._channels = [
             tls.open_channel(one, "gateway", _CHANNEL_OPTIONS)
             if tls
@@ -185,7 +189,8 @@ class AsyncClient:
         started = False
         first: errors.DreamrError | None = None
         give_up, wait = clock() + self._resume_seconds, _WAIT_SECONDS
-        for stub in itertools.cycle(self._stubs):
+        for attempt, stub in enumerate(itertools.cycle(self._stubs), start=1):
+            pause = wait
             try:
                 stream = self._stream(stub, request, session_id, commits, deadline - clock())
                 async with aclosing(stream) as responses:
@@ -206,14 +211,19 @@ class AsyncClient:
                 failure: errors.DreamrError = errors.ServerError("the stream ended without an answer")
             except grpc.aio.AioRpcError as error:
                 failure = errors.from_rpc(error)
-                if not isinstance(failure, errors.UnavailableError):
+                if isinstance(failure, errors.OverloadedError):
+                    if not session_id and attempt >= len(self._stubs):
+                        # Nothing has begun, and nobody has room: the caller knows best what to do.
+                        raise failure from error
+                    pause = max(wait, failure.retry_after or 0) if session_id else 0
+                elif not isinstance(failure, errors.UnavailableError):
                     raise failure from error
             # The gateway has gone, or its target: the session is kept, and another may go on with it.
             # What happened first tells more than how the attempts to go on failed.
             first = first or failure
-            if clock() + wait >= min(give_up, deadline):
+            if clock() + pause >= min(give_up, deadline):
                 raise first
-            await asyncio.sleep(wait)
+            await asyncio.sleep(pause)
             wait = min(wait * 2, _MOST_WAIT_SECONDS)
 
     async def _stream(
@@ -228,9 +238,9 @@ class AsyncClient:
         call: Any
         if resumes := request is None or bool(session_id):
             asked = gateway_pb2.ResumeRequest(session_id=session_id, from_index=commits)
-            call = stub.Resume(asked, timeout=seconds)
+            call = stub.Resume(asked, timeout=seconds, metadata=self._metadata)
         else:
-            call = stub.Reason(request, timeout=seconds)
+            call = stub.Reason(request, timeout=seconds, metadata=self._metadata)
         try:
             async for message in call:
                 yield message.happened if resumes else message
@@ -244,7 +254,7 @@ class AsyncClient:
             DreamrError: see `dreamr.errors`; NotFoundError when there is none.
         """
         request = gateway_pb2.GetSessionRequest(session_id=session_id)
-        return events.session_from_proto(await self._any(lambda stub: stub.GetSession(request, timeout=10)))
+        return events.session_from_proto(await self._any(lambda stub: stub.GetSession, request))
 
     async def cancel(self, session_id: str) -> bool:
         """Ends a session, whichever gateway works on it; false when there was nothing to end.
@@ -253,14 +263,16 @@ class AsyncClient:
             DreamrError: see `dreamr.errors`.
         """
         request = gateway_pb2.CancelRequest(session_id=session_id)
-        return bool((await self._any(lambda stub: stub.Cancel(request, timeout=10))).cancelled)
+        return bool((await self._any(lambda stub: stub.Cancel, request)).cancelled)
 
-    async def _any(self, call: "Callable[[gateway_pb2_grpc.ReasoningServiceAsyncStub], Any]") -> Any:
+    async def _any(
+        self, method: "Callable[[gateway_pb2_grpc.ReasoningServiceAsyncStub], Any]", request: Any
+    ) -> Any:
         """What the first gateway that can be reached says."""
         failure: errors.DreamrError | None = None
         for stub in self._stubs:
             try:
-                return await call(stub)
+                return await method(stub)(request, timeout=_CALL_SECONDS, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 failure = errors.from_rpc(error)
                 if not isinstance(failure, errors.UnavailableError):

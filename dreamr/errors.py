@@ -7,8 +7,10 @@ DreamrError
 ├── OverloadedError       the cluster is full, or the request too large; try again later, or smaller
 ├── UnavailableError      the cluster cannot be reached, or its target model is down
 ├── DeadlineError         no answer within the time given
+├── AuthenticationError   no API key was given, or one that is not valid
 ├── ForbiddenError        the certificate shown is not one that may ask
 ├── TlsError              files of a certificate are missing or do not belong together
+├── KeyFileError          a gateway's file of API keys cannot be read
 └── ServerError           the cluster failed in a way that is its own fault
 """
 
@@ -32,7 +34,13 @@ class SessionCancelledError(DreamrError):
 
 
 class OverloadedError(DreamrError):
-    """A bound of the cluster is reached."""
+    """A bound of the cluster is reached.
+
+    Attributes:
+        retry_after: seconds after which it may be worth to try again, where the cluster says.
+    """
+
+    retry_after: float | None = None
 
 
 class UnavailableError(DreamrError):
@@ -43,6 +51,10 @@ class DeadlineError(DreamrError):
     """The time given has passed."""
 
 
+class AuthenticationError(DreamrError):
+    """The gateway wants an API key, and this is none that it takes."""
+
+
 class ForbiddenError(DreamrError):
     """Whoever has this certificate may not call the service."""
 
@@ -51,9 +63,16 @@ class TlsError(DreamrError, ValueError):
     """Files of a certificate cannot be used; the message names the setting and the file."""
 
 
+class KeyFileError(DreamrError, ValueError):
+    """A file of API keys cannot be read, or holds something else."""
+
+
 class ServerError(DreamrError):
     """Anything else."""
 
+
+# gRFC A6.
+_RETRY_KEY = "grpc-retry-pushback-ms"
 
 _BY_STATUS: dict[grpc.StatusCode, type[DreamrError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
@@ -62,6 +81,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[DreamrError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.UNAUTHENTICATED: AuthenticationError,
     grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
 }
 
@@ -69,4 +89,8 @@ _BY_STATUS: dict[grpc.StatusCode, type[DreamrError]] = {
 def from_rpc(error: grpc.aio.AioRpcError) -> DreamrError:
     """The error that a gRPC status stands for."""
     kind = _BY_STATUS.get(error.code(), ServerError)
-    return kind(error.details() or error.code().name)
+    found = kind(error.details() or error.code().name)
+    if isinstance(found, OverloadedError):
+        milliseconds = dict(error.trailing_metadata() or ()).get(_RETRY_KEY)
+        found.retry_after = int(milliseconds) / 1000 if milliseconds else None
+    return found

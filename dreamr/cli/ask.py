@@ -26,11 +26,14 @@ def ask(
     timeout: Annotated[float, typer.Option(help="Seconds the answer may take.")] = 120.0,
     address: AddressOption = None,
     tls: TlsOption = None,
+    api_key: Annotated[
+        str | None, typer.Option(help="For a gateway that wants one.", envvar="DREAMR_API_KEY")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Ask a question about an image, and watch the answer come about."""
     options = {"policy": policy, "window": window, "alpha": alpha, "timeout": timeout}
-    answer = run(_ask(address, tls, image, question, options, quiet=as_json))
+    answer = run(_ask(address, tls, api_key, image, question, options, quiet=as_json))
     if as_json:
         sys.stdout.write(json.dumps(to_json(answer)) + "\n")
     else:
@@ -59,9 +62,19 @@ def to_json(answer: Answer) -> dict[str, Any]:
 
 
 async def _ask(
-    address: str | None, tls: Path | None, image: Path, question: str, options: dict[str, Any], *, quiet: bool
+    address: str | None,
+    tls: Path | None,
+    api_key: str | None,
+    image: Path,
+    question: str,
+    options: dict[str, Any],
+    *,
+    quiet: bool,
 ) -> Answer:
-    async with cluster_at(address, tls=tls) as target, AsyncClient(target.address, tls=target.tls) as client:
+    async with (
+        cluster_at(address, tls=tls) as target,
+        AsyncClient(target.address, tls=target.tls, api_key=api_key) as client,
+    ):
         events = client.reason(question, images=[image], activity=not quiet, **options)
         seen: list[Event] = []
         async with aclosing(events) as happened, _shown(LiveView(), quiet=quiet) as show:

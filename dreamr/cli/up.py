@@ -37,6 +37,10 @@ def up(
     ] = 1,
     logs: Annotated[Path | None, typer.Option(help="Keep the logs in this folder.")] = None,
     tls: TlsOption = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="File of API keys (`dreamr keys`); without it everybody may call.", dir_okay=False),
+    ] = None,
 ) -> None:
     """Start a cluster on this machine and keep it up until Ctrl-C."""
     cluster = Cluster(
@@ -47,6 +51,7 @@ def up(
         gateways=gateways,
         keep_logs=logs,
         tls=tls,
+        settings={"DREAMR_GATEWAY_KEYS": str(keys.absolute())} if keys else None,
     )
     asyncio.run(_up(cluster))
 

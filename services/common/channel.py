@@ -51,7 +51,17 @@ def open_channel(address: str, role: str = "", tls: Tls | None = None) -> grpc.a
     return grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)
 
 
-def open_triton_channel(address: str) -> grpc.aio.Channel:
-    """A channel to Triton, without pings: by default it takes one in five minutes, and hangs up on more."""
+def open_triton_channel(address: str, name: str = "", tls: Tls | None = None) -> grpc.aio.Channel:
+    """A channel to Triton, without pings: by default it takes one in five minutes, and hangs up on more.
+
+    Args:
+        name: which its certificate must have; without one the channel is plaintext.
+        tls: what to verify it by and to show it.
+
+    Raises:
+        TlsError: there is a name and nothing to verify it by, or a file of `tls` cannot be used.
+    """
     options = [option for option in CLIENT_OPTIONS if not option[0].startswith("grpc.keepalive")]
+    if name:
+        return (tls or Tls()).open_channel(address, name, options)
     return grpc.aio.insecure_channel(address, options=options)

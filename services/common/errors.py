@@ -7,6 +7,7 @@ ServiceError
 ├── OverloadedError       a bound is reached; try again later
 ├── UnavailableError      a part that is needed is down
 ├── LateError             the deadline passed
+├── UnauthenticatedError  the caller has not shown who it is
 ├── ForbiddenError        the caller's certificate is not one that may call
 └── BrokenError           a part answered what it should not
 """
@@ -39,7 +40,15 @@ class SessionCancelledError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """A bound on requests, sizes or queues is reached."""
+    """A bound on requests, sizes or queues is reached.
+
+    Attributes:
+        retry_after: seconds after which it may be worth to try again, where that is known.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class UnavailableError(ServiceError):
@@ -48,6 +57,10 @@ class UnavailableError(ServiceError):
 
 class LateError(ServiceError):
     """The deadline passed before the work was done."""
+
+
+class UnauthenticatedError(ServiceError):
+    """The caller has shown no key, or one that is not valid."""
 
 
 class ForbiddenError(ServiceError):
@@ -73,6 +86,7 @@ STATUSES: dict[type[ServiceError], Status] = {
     OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
     UnavailableError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
     LateError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT),
+    UnauthenticatedError: Status(grpc.StatusCode.UNAUTHENTICATED, HTTPStatus.UNAUTHORIZED),
     ForbiddenError: Status(grpc.StatusCode.PERMISSION_DENIED, HTTPStatus.FORBIDDEN),
     BrokenError: Status(grpc.StatusCode.INTERNAL, HTTPStatus.INTERNAL_SERVER_ERROR),
 }
@@ -82,6 +96,7 @@ _ERRORS = {
     # Nobody here cancelled it: the other side went away.
     grpc.StatusCode.CANCELLED: UnavailableError,
     # A part that refuses this service is set up wrongly: the caller's own rights are not in question.
+    grpc.StatusCode.UNAUTHENTICATED: BrokenError,
     grpc.StatusCode.PERMISSION_DENIED: BrokenError,
 }
 

@@ -6,6 +6,7 @@ without one, and waits for a request for as long as the caller likes.
 
 import asyncio
 import inspect
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -17,7 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from services.common import metrics
-from services.common.errors import InvalidRequestError, LateError, ServiceError, status_of
+from services.common.errors import InvalidRequestError, LateError, OverloadedError, ServiceError, status_of
 
 if TYPE_CHECKING:
     # Generic for the type checker only.
@@ -31,8 +32,14 @@ REQUEST_SECONDS = 30.0
 Check = Callable[[str, "grpc.aio.ServicerContext[Any, Any]"], None]
 """Gets a call's full method name and its context; raises ServiceError when the handler is not to run."""
 
+Admit = Callable[[str, Any], None]
+"""Gets a call's full method name and its metadata; raises ServiceError when not even its request is read."""
 
-def _anyone(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+RETRY_KEY = "grpc-retry-pushback-ms"
+"""Trailing metadata (gRFC A6): when an overloaded server is worth another try."""
+
+
+def anyone(method: str, context: Any) -> None:
     """A check that everybody passes."""
 
 
@@ -41,10 +48,12 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         check: whether a call may go on.
+        admit: whether its request is to be read at all.
     """
 
-    def __init__(self, check: Check = _anyone) -> None:
+    def __init__(self, check: Check = anyone, admit: Admit = anyone) -> None:
         self._check = check
+        self._admit = admit
         self._running: set[asyncio.Task[Any]] = set()
 
     async def idle(self, seconds: float) -> None:
@@ -62,24 +71,29 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None:
             return None
-        ours = method.startswith("/dreamr.")
-        check = partial(self._check if ours else _anyone, method)
+        allow = partial(self._allow, method)
         name = method.rsplit("/", 1)[-1]
         parse = partial(_parse, handler.request_deserializer or bytes)
         # On the wire one request looks like a stream of one, and a stream is read by the handler.
         if handler.unary_unary:
-            behaviour = _unary(handler.unary_unary, name, check, parse)
+            behaviour = _unary(handler.unary_unary, name, allow, parse)
             return grpc.stream_unary_rpc_method_handler(
                 self._watched(behaviour), None, handler.response_serializer
             )
         if handler.unary_stream:
-            behaviour = _stream(handler.unary_stream, name, check, parse)
+            behaviour = _stream(handler.unary_stream, name, allow, parse)
         else:
             # Reflection.
-            behaviour = _streams(handler.stream_stream, name, check, parse)
+            behaviour = _streams(handler.stream_stream, name, allow, parse)
         return grpc.stream_stream_rpc_method_handler(
             self._watched(behaviour), None, handler.response_serializer
         )
+
+    def _allow(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Raises ServiceError where a call of ours is not to go on; its request has not been read then."""
+        if method.startswith("/dreamr."):
+            self._admit(method, context.invocation_metadata())
+            self._check(method, context)
 
     def _watched(self, behaviour: Any) -> Any:
         """The same behaviour, known to `idle` while it runs. gRPC runs each call in a task of its own."""
@@ -135,23 +149,23 @@ async def _request(context: Any, parse: Parse) -> Any:
     return parse(data)
 
 
-def _unary(behaviour: Any, method: str, check: Callable[[Any], None], parse: Parse) -> Any:
+def _unary(behaviour: Any, method: str, allow: Callable[[Any], None], parse: Parse) -> Any:
     async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         async with _Call(method, context):
-            check(context)
+            allow(context)
             return await behaviour(await _request(context, parse), context)
 
     return call
 
 
-def _stream(behaviour: Any, method: str, check: Callable[[Any], None], parse: Parse) -> Any:
+def _stream(behaviour: Any, method: str, allow: Callable[[Any], None], parse: Parse) -> Any:
     """A streaming method either yields its responses, or is a coroutine that writes them to its context."""
     if inspect.iscoroutinefunction(behaviour):
-        return _unary(behaviour, method, check, parse)
+        return _unary(behaviour, method, allow, parse)
 
     async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         async with _Call(method, context):
-            check(context)
+            allow(context)
             request = await _request(context, parse)
             async with aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
@@ -160,18 +174,23 @@ def _stream(behaviour: Any, method: str, check: Callable[[Any], None], parse: Pa
     return call
 
 
-def _streams(behaviour: Any, method: str, check: Callable[[Any], None], parse: Parse) -> Any:
+def _streams(behaviour: Any, method: str, allow: Callable[[Any], None], parse: Parse) -> Any:
     async def call(
         requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
         async with _Call(method, context):
-            check(context)
+            allow(context)
             parsed = (parse(data) async for data in requests)
             async with aclosing(behaviour(parsed, context)) as responses:
                 async for response in responses:
                     yield response
 
     return call
+
+
+def _trailing(error: BaseException | None) -> tuple[tuple[str, str], ...]:
+    seconds = error.retry_after if isinstance(error, OverloadedError) else None
+    return () if seconds is None else ((RETRY_KEY, str(math.ceil(seconds * 1000))),)
 
 
 class _Call:
@@ -191,7 +210,7 @@ class _Call:
         code, message = self._judge(error)
         metrics.CALLS.labels(self._method, code.name).inc()
         if message is not None:
-            await self._context.abort(code, message)
+            await self._context.abort(code, message, _trailing(error))
 
     def _judge(self, error: BaseException | None) -> tuple[grpc.StatusCode, str | None]:
         """The status to count, and the message to abort with if the error is ours to translate."""

@@ -36,3 +36,8 @@ def bind_session(session_id: str) -> None:
     A caller chooses it: so much of it as an id has, and nothing that a terminal would obey.
     """
     structlog.contextvars.bind_contextvars(session_id=ascii(session_id[:MAX_SESSION_ID])[1:-1])
+
+
+def bind_caller(name: str) -> None:
+    """Likewise, who asks."""
+    structlog.contextvars.bind_contextvars(caller=name)

@@ -21,7 +21,7 @@ from services.common.credentials import server_credentials
 from services.common.errors import OverloadedError
 from services.common.grpc_server import open_server
 from services.common.identity import check_caller
-from services.common.interceptor import StatusInterceptor
+from services.common.interceptor import Admit, StatusInterceptor, anyone
 from services.common.loop_lag import watched_loop
 from services.common.settings import ServiceSettings
 
@@ -52,28 +52,29 @@ _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def run(settings: ServiceSettings, service: str, open_service: Open) -> None:
+def run(settings: ServiceSettings, service: str, open_service: Open, admit: Admit = anyone) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Args:
         service: full name, such as `dreamr.v1.DraftService`.
+        admit: see StatusInterceptor.
 
     Exits with 1 when the service cannot start.
     """
     logs.configure(service.rsplit(".", 1)[-1], settings.log_format, settings.log_level)
     runner = uvloop.run if settings.loop == "uvloop" else asyncio.run
     try:
-        runner(_serve(settings, service, open_service))
+        runner(_serve(settings, service, open_service, admit))
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         log.error("cannot start", reason=str(error) or type(error).__name__)
         raise SystemExit(1) from error
 
 
-async def _serve(settings: ServiceSettings, service: str, open_service: Open) -> None:
+async def _serve(settings: ServiceSettings, service: str, open_service: Open, admit: Admit = anyone) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    interceptor = StatusInterceptor(check_caller) if settings.tls_ca else StatusInterceptor()
+    interceptor = StatusInterceptor(check_caller if settings.tls_ca else anyone, admit)
     server = open_server([interceptor], SERVER_OPTIONS, settings.max_calls)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)

@@ -13,6 +13,7 @@ from services.common.errors import UnavailableError
 from services.common.health import probe_health
 from services.common.pair import Pair
 from services.common.server import Opened, run
+from services.gateway.callers import Callers
 from services.gateway.cluster_parts import Cluster
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
@@ -24,6 +25,7 @@ from services.gateway.store import Store
 def main() -> None:
     """Serves until told to stop."""
     settings = GatewaySettings.load(sys.argv[1:])
+    callers = Callers(settings.keys)
 
     @asynccontextmanager
     async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
@@ -39,14 +41,14 @@ def main() -> None:
                 raise UnavailableError("; ".join(str(problem) for problem in found))
 
         try:
-            service = ReasoningService(settings, pair, cluster, store)
+            service = ReasoningService(settings, pair, cluster, store, callers)
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
             yield Opened(probe, service.drain)
         finally:
             await cluster.close()
             await store.close()
 
-    run(settings, "dreamr.v1.ReasoningService", open_service)
+    run(settings, "dreamr.v1.ReasoningService", open_service, callers.admit)
 
 
 def _open_store(settings: GatewaySettings) -> Store:

@@ -8,6 +8,12 @@ from services.gateway.totals import Totals
 
 SESSIONS = Counter("dreamr_sessions_total", "Sessions that ended, by policy and status", ["policy", "status"])
 ACTIVE = Gauge("dreamr_active_sessions", "Sessions that run")
+WAITING = Gauge("dreamr_waiting_sessions", "Sessions that wait for a place")
+CALLER_TOKENS = Counter(
+    "dreamr_caller_tokens_total",
+    "Tokens of steps and answers, by the caller they were written for",
+    ["caller"],
+)
 SESSION_SECONDS = Histogram(
     "dreamr_session_seconds", "Time of finished sessions, in seconds", ["policy"], buckets=SECONDS
 )

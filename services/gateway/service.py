@@ -1,8 +1,8 @@
 """ReasoningService: the gRPC front."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
@@ -23,12 +23,15 @@ from services.common.pair import Pair
 from services.common.validation import seconds_left
 from services.gateway import convert
 from services.gateway.admission import Admission
+from services.gateway.budgets import Budgets
+from services.gateway.callers import Caller, Callers
 from services.gateway.cluster_parts import Cluster
 from services.gateway.images import check_image
 from services.gateway.plan import Plan
 from services.gateway.reasoning import Reasoning, Send, Task
 from services.gateway.sessions import Session
 from services.gateway.settings import GatewaySettings
+from services.gateway.shares import Shares
 from services.gateway.store import Status, Store, StoredSession, StoreError
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -49,10 +52,20 @@ _STATUSES = {status: getattr(gateway_pb2, f"SESSION_STATUS_{status.name}") for s
 class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
     """Serves `dreamr.v1.ReasoningService`."""
 
-    def __init__(self, settings: GatewaySettings, pair: Pair, cluster: Cluster, store: Store) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        pair: Pair,
+        cluster: Cluster,
+        store: Store,
+        callers: Callers | None = None,
+    ) -> None:
         self._settings = settings
         self._pair = pair
         self._store = store
+        self._callers = callers or Callers(None)
+        self._budgets = Budgets()
+        self._shares = Shares(max(1, settings.max_calls // 2))
         self._reasoning = Reasoning(cluster, settings.verdict_seconds)
         self._admission = Admission(settings.max_sessions, settings.max_waiting)
 
@@ -64,16 +77,21 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         self, request: gateway_pb2.ReasonRequest, context: Context
     ) -> None:
         """Checks, waits for a place, runs the session and streams what happens."""
-        self._reasoning.check_open()
+        with self._caller(context) as caller:
+            self._reasoning.check_open()
+            self._budgets.check(caller)
+            await self._reason(request, caller, context)
+
+    async def _reason(self, request: gateway_pb2.ReasonRequest, caller: Caller, context: Context) -> None:
         deadline = self._deadline(context)
         plan = Plan.of(request, self._pair)
         if len(request.request_id) > MAX_REQUEST_ID:
             raise InvalidRequestError.of("request_id", f"has more than {MAX_REQUEST_ID} characters")
         images = [image.data for image in request.images]
-        session_id = Session.id_of(request.request_id)
+        session_id = Session.id_of(request.request_id, caller.tag)
         stored = gateway_pb2.ReasonRequest(question=request.question, options=plan.options())
         kept = stored.SerializeToString(deterministic=True)
-        async with self._admission.place(_left(deadline)):
+        async with self._admission.place(caller, _left(deadline)):
             await self._check_images(images)
             session = await Session.open(self._store, session_id, kept, images, self._settings.lease_seconds)
             if session:
@@ -86,33 +104,38 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                     ),
                     deadline,
                 )
-                await self._run(session, task, lambda response: _write(context, response), context)
+                await self._run(session, task, caller, lambda response: _write(context, response), context)
                 return
         # The same request once more: its client has lost the first one's stream.
         begun = await self._load(session_id)
         if begun.request != kept or begun.images != tuple(images):
             raise InvalidRequestError.of("request_id", "has begun another question already")
-        await self._follow(session_id, 0, deadline, lambda response: _write(context, response), context)
+        await self._follow(
+            session_id, 0, deadline, caller, lambda response: _write(context, response), context
+        )
 
     async def Resume(  # type: ignore[override]  # noqa: N802 - as Reason
         self, request: gateway_pb2.ResumeRequest, context: Context
     ) -> None:
         """What the client has missed, then the live rest."""
-        _check_session_id(request.session_id)
-        await self._follow(
-            request.session_id,
-            request.from_index,
-            self._deadline(context),
-            lambda response: _write(context, gateway_pb2.ResumeResponse(happened=response)),
-            context,
-        )
+        with self._caller(context) as caller:
+            _check_session(request.session_id, caller)
+            await self._follow(
+                request.session_id,
+                request.from_index,
+                self._deadline(context),
+                caller,
+                lambda response: _write(context, gateway_pb2.ResumeResponse(happened=response)),
+                context,
+            )
 
     async def GetSession(  # noqa: N802 - the name is the proto's
         self, request: gateway_pb2.GetSessionRequest, context: Context
     ) -> gateway_pb2.GetSessionResponse:
         """Where a session stands."""
-        _check_session_id(request.session_id)
-        stored = await self._load(request.session_id, with_images=False)
+        with self._caller(context) as caller:
+            _check_session(request.session_id, caller)
+            stored = await self._load(request.session_id, with_images=False)
         return gateway_pb2.GetSessionResponse(
             status=_STATUSES[stored.status],
             held=stored.held and stored.status is Status.RUNNING,
@@ -124,15 +147,25 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         self, request: gateway_pb2.CancelRequest, context: Context
     ) -> gateway_pb2.CancelResponse:
         """Ends a session; a gateway elsewhere hears of it when it next has to do with the store."""
-        _check_session_id(request.session_id)
-        async with _store_errors():
-            cancelled = await self._store.cancel(request.session_id)
+        with self._caller(context) as caller:
+            _check_session(request.session_id, caller)
+            async with _store_errors():
+                cancelled = await self._store.cancel(request.session_id)
         if cancelled:
             self._reasoning.abort(request.session_id, SessionCancelledError("the session was cancelled"))
         return gateway_pb2.CancelResponse(cancelled=cancelled)
 
+    @contextmanager
+    def _caller(self, context: Context) -> Iterator[Caller]:
+        """Who calls; the call is counted for the block."""
+        caller = self._callers.of(context.invocation_metadata() or ())
+        if caller.name:
+            logs.bind_caller(caller.name)
+        with self._shares.call(caller):
+            yield caller
+
     async def _follow(
-        self, session_id: str, first: int, deadline: float, send: Send, context: Context
+        self, session_id: str, first: int, deadline: float, caller: Caller, send: Send, context: Context
     ) -> None:
         """Tells of a session from a commit on; where nobody works on it, goes on with it."""
         started = False
@@ -153,18 +186,18 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 raise SessionCancelledError(f"session {session_id} was cancelled")
             if stored.status is Status.FAILED:
                 raise InvalidRequestError(f"session {session_id}: the target refused it")
-            if not stored.held and await self._go_on(session_id, first, deadline, send, context):
+            if not stored.held and await self._go_on(session_id, first, deadline, caller, send, context):
                 return
             if _left(deadline) <= _FOLLOW_SECONDS:
                 raise LateError("the session was not finished within the deadline")
             await asyncio.sleep(_FOLLOW_SECONDS)
 
     async def _go_on(
-        self, session_id: str, first: int, deadline: float, send: Send, context: Context
+        self, session_id: str, first: int, deadline: float, caller: Caller, send: Send, context: Context
     ) -> bool:
         """Takes a session over and works on it; false when another gateway was faster."""
         self._reasoning.check_open()
-        async with self._admission.place(_left(deadline)):
+        async with self._admission.place(caller, _left(deadline)):
             async with _store_errors():
                 taken = await Session.take_over(self._store, session_id, self._settings.lease_seconds)
             if taken is None:
@@ -183,14 +216,27 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 committed=[convert.step_from(commit.step) for commit in commits],
                 told=True,
             )
-            await self._run(session, task, send, context)
+            await self._run(session, task, caller, send, context)
             return True
 
-    async def _run(self, session: Session, task: Task, send: Send, context: Context) -> None:
+    async def _run(self, session: Session, task: Task, caller: Caller, send: Send, context: Context) -> None:
         """Works on a session; one without an answer names what is kept, for people and for programs."""
         logs.bind_session(session.id)
+        charged = 0
+
+        async def charge(response: gateway_pb2.ReasonResponse) -> None:
+            nonlocal charged
+            if response.HasField("commit"):
+                tokens = response.commit.step.tokens
+            else:
+                totals = response.finished.totals
+                tokens = max(0, totals.draft.committed_tokens + totals.target.committed_tokens - charged)
+            charged += tokens
+            self._budgets.charge(caller, tokens)
+            await send(response)
+
         try:
-            await self._reasoning.run(session, task, send)
+            await self._reasoning.run(session, task, charge)
         except ServiceError as failure:
             context.set_trailing_metadata(((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored))))
             kept = f"session {session.id} keeps {session.stored} committed steps"
@@ -232,9 +278,12 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         return asyncio.get_running_loop().time() + left
 
 
-def _check_session_id(session_id: str) -> None:
+def _check_session(session_id: str, caller: Caller) -> None:
     if not session_id or len(session_id) > MAX_SESSION_ID:
         raise InvalidRequestError.of("session_id", f"must have 1 to {MAX_SESSION_ID} characters")
+    if not caller.owns(session_id):
+        # As if it were not there: whether it is, is nobody else's business.
+        raise NotFoundError(f"there is no session {session_id}, or not any more")
 
 
 async def _write(context: Context, response: Any) -> None:

@@ -55,9 +55,9 @@ class Session:
         return self._store.durable and not self.away
 
     @classmethod
-    def id_of(cls, request_id: str) -> str:
-        """The id of the session that a request begins, the same for the same request id."""
-        return uuid.uuid5(_NAMES, request_id).hex if request_id else uuid.uuid4().hex
+    def id_of(cls, request_id: str, tag: str = "") -> str:
+        """The id of the session that a caller's request begins, the same for the same request id."""
+        return tag + (uuid.uuid5(_NAMES, request_id) if request_id else uuid.uuid4()).hex
 
     @classmethod
     async def open(

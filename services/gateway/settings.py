@@ -1,10 +1,12 @@
 """Settings of the gateway."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from dreamr.keys import KeyFile
 from services.common.settings import Addresses, ServiceSettings
 
 
@@ -28,7 +30,17 @@ class GatewaySettings(ServiceSettings):
         default=9.0, gt=0, description="how long a session of a gateway that is gone stays untouched"
     )
     verdict_seconds: float = Field(default=3.0, gt=0, description="how long a verdict may take")
+    keys: Path | None = Field(
+        default=None, description="file of API keys (`dreamr keys`); without it everybody may call"
+    )
     max_sessions: int = Field(default=64, ge=1, description="sessions that run at once")
     max_waiting: int = Field(default=128, ge=0, description="sessions that may wait for a place")
     max_image_bytes: int = Field(default=16 << 20, ge=1)
     max_image_pixels: int = Field(default=16_000_000, ge=1)
+
+    @field_validator("keys")
+    @classmethod
+    def _check_keys(cls, path: Path | None) -> Path | None:
+        if path:
+            KeyFile.load(path)
+        return path

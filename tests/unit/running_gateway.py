@@ -15,6 +15,7 @@ from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common.channel import CLIENT_OPTIONS, SERVER_OPTIONS
 from services.common.interceptor import StatusInterceptor
 from services.common.pair import Pair
+from services.gateway.callers import Callers
 from services.gateway.cluster_parts import Cluster
 from services.gateway.memory_store import MemoryStore
 from services.gateway.service import ReasoningService
@@ -36,18 +37,25 @@ def request(options: gateway_pb2.ReasonOptions | None = None, **changes: Any) ->
 
 @dataclass(slots=True)
 class Gateway:
-    """A running gateway: its client's stub, what is behind it and its store."""
+    """A running gateway: its client's stub, what is behind it, its store and where it is."""
 
     stub: "gateway_pb2_grpc.ReasoningServiceAsyncStub"
     parts: FakeServices
     store: MemoryStore
     service: ReasoningService
+    address: str
 
     async def reason(
-        self, asked: gateway_pb2.ReasonRequest | None = None, timeout: float | None = 10
+        self, asked: gateway_pb2.ReasonRequest | None = None, timeout: float | None = 10, key: str = ""
     ) -> list[gateway_pb2.ReasonResponse]:
         """Everything that one session tells."""
-        return [response async for response in self.stub.Reason(asked or request(), timeout=timeout)]
+        call = self.stub.Reason(asked or request(), timeout=timeout, metadata=bearing(key))
+        return [response async for response in call]
+
+
+def bearing(key: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that shows a key."""
+    return (("authorization", f"Bearer {key}"),) if key else ()
 
 
 Start = Callable[..., AbstractAsyncContextManager[Gateway]]
@@ -65,18 +73,20 @@ async def gateway(
     async with serving(parts.add_to) as behind:
         where = dict.fromkeys(("draft", "target", "verifier"), behind) | (addresses or {})
         cluster = Cluster.connect(where["draft"], where["target"], where["verifier"])
-        service = ReasoningService(GatewaySettings(**settings), PAIR, cluster, store)
+        configured = GatewaySettings(**settings)
+        callers = Callers(configured.keys)
+        service = ReasoningService(configured, PAIR, cluster, store, callers)
 
         def add(server: grpc.aio.Server) -> None:
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
 
-        interceptor = StatusInterceptor()
+        interceptor = StatusInterceptor(admit=callers.admit)
         async with serving(add, interceptors=[interceptor], options=SERVER_OPTIONS) as front:
             options = [option for option in CLIENT_OPTIONS if option[0] != "grpc.max_send_message_length"]
             async with grpc.aio.insecure_channel(
                 front, options=[*options, ("grpc.max_send_message_length", -1)]
             ) as channel:
-                yield Gateway(gateway_pb2_grpc.ReasoningServiceStub(channel), parts, store, service)
+                yield Gateway(gateway_pb2_grpc.ReasoningServiceStub(channel), parts, store, service, front)
         await interceptor.idle(5)
         assert service._reasoning._governor.sessions == 0, "the governor still counts a session"
         for replicas in (cluster.draft, cluster.target, cluster.verifier):
@@ -89,7 +99,9 @@ def commits(told: list[gateway_pb2.ReasonResponse]) -> list[gateway_pb2.Commit]:
     return [response.commit for response in told if response.HasField("commit")]
 
 
-async def refused(running: Gateway, asked: gateway_pb2.ReasonRequest | None = None) -> grpc.aio.AioRpcError:
+async def refused(
+    running: Gateway, asked: gateway_pb2.ReasonRequest | None = None, key: str = ""
+) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await running.reason(asked)
+        await running.reason(asked, key=key)
     return caught.value

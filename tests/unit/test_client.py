@@ -13,6 +13,7 @@ from PIL import Image
 
 import dreamr
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
+from services.common.interceptor import RETRY_KEY
 
 Response = gateway_pb2.ReasonResponse
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -31,6 +32,9 @@ FINISHED = Response(
 )
 
 
+FULL = (grpc.StatusCode.RESOURCE_EXHAUSTED, "no place", ((RETRY_KEY, "50"),))
+
+
 class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
     """Does what a test tells it to."""
 
@@ -39,11 +43,12 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         self.asked = asyncio.Event()
         self.hold = asyncio.Event()
         self.cancelled = asyncio.Event()
-        self.status: tuple[grpc.StatusCode, str] | None = None
+        self.status: tuple[Any, ...] | None = None
         self.says = [STARTED, COMMIT, FINISHED]
         self.address = ""
         self.broken = False
         self.breaks_behind: list[int] = []
+        self.refusals = 0
         self.resumed: list[tuple[str, int]] = []
 
     async def Reason(  # type: ignore[override]
@@ -68,6 +73,9 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         self, request: gateway_pb2.ResumeRequest, context: Context
     ) -> None:
         self.resumed.append((request.session_id, request.from_index))
+        if self.refusals:
+            self.refusals -= 1
+            await context.abort(*FULL)
         # Started once more, and a commit more than was asked for: the client must not mind.
         says = [STARTED, *self.says[max(1, request.from_index) :]]
         for response in says[: await self._breaks(len(says))]:
@@ -221,6 +229,27 @@ async def test_another_gateway_is_asked_where_one_is_not_there() -> None:
             assert answer.answer == "42"
             assert await both.cancel("s")
     assert gateway.resumed
+
+
+async def test_another_gateway_is_asked_where_one_is_full() -> None:
+    async with serving() as (full, alone), serving() as (gateway, _):
+        full.status = FULL
+        async with dreamr.AsyncClient(f"{full.address},{gateway.address}", timeout=10) as both:
+            assert (await both.ask("q")).answer == "42"
+            gateway.status = FULL
+            with pytest.raises(dreamr.OverloadedError, match="no place") as caught:
+                await both.ask("q")
+        assert caught.value.retry_after == 0.05
+        with pytest.raises(dreamr.OverloadedError):
+            await alone.ask("q")
+    assert len(full.requests) == 3, "once for each question"
+
+
+async def test_what_has_begun_waits_for_a_place() -> None:
+    async with serving() as (gateway, client):
+        gateway.breaks_behind, gateway.refusals = [2], 1
+        assert (await client.ask("q")).answer == "42"
+    assert len(gateway.resumed) == 2
 
 
 async def test_it_is_not_looked_for_for_ever() -> None:

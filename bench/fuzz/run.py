@@ -33,7 +33,7 @@ _SETTINGS = {
 
 
 @dataclass(slots=True)
-class _Found:
+class Found:
     """What there is to tell of one cluster."""
 
     statuses: dict[str, dict[str, Counter[str]]] = field(
@@ -120,8 +120,8 @@ async def fuzz(
 
 async def _cluster(
     seeds: range, pair: str, at_once: int, on_request: Callable[[], None], *, tls: bool
-) -> _Found:
-    found = _Found()
+) -> Found:
+    found = Found()
     with tempfile.TemporaryDirectory(prefix="dreamr-fuzz-") as scratch:
         folder = Path(scratch)
         certificates, strange = (
@@ -154,7 +154,7 @@ async def _cluster(
 
 
 async def _send(
-    seeds: range, sender: Sender, found: _Found, at_once: int, on_request: Callable[[], None]
+    seeds: range, sender: Sender, found: Found, at_once: int, on_request: Callable[[], None]
 ) -> None:
     """All of these, some at a time."""
     coming: Iterator[int] = iter(seeds)

@@ -12,6 +12,7 @@ play it again.
 import struct
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
@@ -59,8 +60,8 @@ def entry(number: int, wire_type: int, payload: bytes) -> bytes:
     return varint(number << 3 | wire_type) + length + payload
 
 
-def fields_of(message: Descriptor) -> Iterator[Fields]:
-    """Every field, those of fields included."""
+def fields_of(message: Any) -> Iterator[Fields]:
+    """Every field of a descriptor, those of fields included."""
     for field in message.fields:
         yield (field,)
         if field.message_type:

@@ -42,7 +42,7 @@ class Ready(gateway_pb2_grpc.ReasoningServiceServicer):
         """See the proto."""
         await context.write(gateway_pb2.ReasonResponse())
 
-    async def Resume(self, request: Any, context: Any) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def Resume(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """See the proto."""
         yield gateway_pb2.ResumeResponse()
 
@@ -163,7 +163,7 @@ async def test_a_service_whose_server_ends_ends_with_it(
         yield server.Opened(probe)
 
     settings = ServiceSettings(pair=Path("models/bundled.toml"))
-    serving = asyncio.create_task(server._serve(settings, "dreamr.v1.ReasoningService", nothing, None))
+    serving = asyncio.create_task(server._serve(settings, "dreamr.v1.ReasoningService", nothing))
     ready = ""
     async with asyncio.timeout(30):
         while not ready:  # what it says stands in no stream that could be awaited

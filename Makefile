@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation soak clean
+.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation fuzz audit soak clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,14 @@ figures: setup ## the README's transcript and picture
 
 cancellation: setup ## how soon both models stop after a client has cancelled
 	$(BIN)/python -m bench.cancellation --requests 100
+
+fuzz: setup ## 20,000 bad requests to every service, with and without TLS
+	$(BIN)/dreamr fuzz --requests 20000 --json .cache/fuzz.json
+
+# Strict: a package that the service does not know fails it as well, for nothing is known of that one then.
+audit: setup ## known vulnerabilities of the packages that are installed; asks PyPI
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 soak: setup ## memory, descriptors, threads and tasks over half an hour at half of the capacity
 	$(BIN)/python -m bench.soak --minutes 30 --load 0.5

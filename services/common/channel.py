@@ -36,6 +36,11 @@ _CONNECTING: list[tuple[str, Any]] = [
 CLIENT_OPTIONS = [*_SIZES, *_PINGS, *_CONNECTING]
 SERVER_OPTIONS = [
     *_SIZES,
+    # None but identity. The limit holds for what is unpacked as well, but 64 KB may unpack to it; and images
+    # are packed already.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    # Connections that do not even begin: gRPC gives them two minutes.
+    ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),

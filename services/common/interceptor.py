@@ -1,4 +1,8 @@
-"""The server interceptor: errors become statuses, and every call is counted. Cancellation passes through."""
+"""The server interceptor: errors become statuses, and every call is counted. Cancellation passes through.
+
+It reads a call's request itself: gRPC says UNKNOWN to bytes that are no message, nothing at all to a call
+without one, and waits for a request for as long as the caller likes.
+"""
 
 import asyncio
 import inspect
@@ -11,15 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from services.common import metrics
-from services.common.errors import OverloadedError, ServiceError, status_of
+from services.common.errors import InvalidRequestError, LateError, OverloadedError, ServiceError, status_of
 
 if TYPE_CHECKING:
     # Generic for the type checker only.
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 log = structlog.get_logger()
+
+REQUEST_SECONDS = 30.0
+"""How long a request may be on its way once its call has begun."""
 
 Check = Callable[[str, "grpc.aio.ServicerContext[Any, Any]"], None]
 """Gets a call's full method name and its context; raises ServiceError when the handler is not to run."""
@@ -36,7 +44,7 @@ def anyone(method: str, context: Any) -> None:
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps unary and server-streaming methods; health and reflection pass through it as well.
+    """Wraps every method, those of health and reflection as well; they are not checked.
 
     Args:
         check: whether a call may go on.
@@ -61,25 +69,31 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         """See grpc.aio.ServerInterceptor."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        if handler is None or not method.startswith("/dreamr."):
-            return handler
-        check = partial(self._check, method)
+        if handler is None:
+            return None
+        allow = partial(self._allow, method)
         name = method.rsplit("/", 1)[-1]
-        try:
-            self._admit(method, handler_call_details.invocation_metadata)
-        except ServiceError as refusal:
-            return _refusing(refusal, name)
+        parse = partial(_parse, handler.request_deserializer or bytes)
+        # On the wire one request looks like a stream of one, and a stream is read by the handler.
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                self._watched(_unary(handler.unary_unary, name, check)),
-                handler.request_deserializer,
-                handler.response_serializer,
+            behaviour = _unary(handler.unary_unary, name, allow, parse)
+            return grpc.stream_unary_rpc_method_handler(
+                self._watched(behaviour), None, handler.response_serializer
             )
-        return grpc.unary_stream_rpc_method_handler(
-            self._watched(_stream(handler.unary_stream, name, check)),
-            handler.request_deserializer,
-            handler.response_serializer,
+        if handler.unary_stream:
+            behaviour = _stream(handler.unary_stream, name, allow, parse)
+        else:
+            # Reflection.
+            behaviour = _streams(handler.stream_stream, name, allow, parse)
+        return grpc.stream_stream_rpc_method_handler(
+            self._watched(behaviour), None, handler.response_serializer
         )
+
+    def _allow(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Raises ServiceError where a call of ours is not to go on; its request has not been read then."""
+        if method.startswith("/dreamr."):
+            self._admit(method, context.invocation_metadata())
+            self._check(method, context)
 
     def _watched(self, behaviour: Any) -> Any:
         """The same behaviour, known to `idle` while it runs. gRPC runs each call in a task of its own."""
@@ -103,33 +117,71 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         return unary if inspect.iscoroutinefunction(behaviour) else stream
 
 
-def _refusing(refusal: ServiceError, method: str) -> "Handler":
-    async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+Parse = Callable[[bytes], Any]
+
+
+def _parse(deserializer: Parse, data: bytes) -> Any:
+    """The message that bytes stand for.
+
+    Raises:
+        InvalidRequestError: they stand for none.
+    """
+    try:
+        return deserializer(data)
+    except DecodeError as error:
+        raise InvalidRequestError.of("request", str(error)) from error
+
+
+async def _request(context: Any, parse: Parse) -> Any:
+    """The call's one request.
+
+    Raises:
+        InvalidRequestError: there is none, or it is no message of the method's type.
+        LateError: it is too long on its way.
+    """
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            data = await context.read()
+    except TimeoutError as error:
+        raise LateError(f"request: is not there after {REQUEST_SECONDS:g} s") from error
+    if data is grpc.aio.EOF:
+        raise InvalidRequestError.of("request", "is missing")
+    return parse(data)
+
+
+def _unary(behaviour: Any, method: str, allow: Callable[[Any], None], parse: Parse) -> Any:
+    async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         async with _Call(method, context):
-            raise refusal
-
-    # Whatever the method is: only a handler of a stream runs before a message has been read.
-    return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _unary(behaviour: Any, method: str, check: Callable[[Any], None]) -> Any:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        async with _Call(method, context):
-            check(context)
-            return await behaviour(request, context)
+            allow(context)
+            return await behaviour(await _request(context, parse), context)
 
     return call
 
 
-def _stream(behaviour: Any, method: str, check: Callable[[Any], None]) -> Any:
+def _stream(behaviour: Any, method: str, allow: Callable[[Any], None], parse: Parse) -> Any:
     """A streaming method either yields its responses, or is a coroutine that writes them to its context."""
     if inspect.iscoroutinefunction(behaviour):
-        return _unary(behaviour, method, check)
+        return _unary(behaviour, method, allow, parse)
 
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         async with _Call(method, context):
-            check(context)
+            allow(context)
+            request = await _request(context, parse)
             async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+    return call
+
+
+def _streams(behaviour: Any, method: str, allow: Callable[[Any], None], parse: Parse) -> Any:
+    async def call(
+        requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        async with _Call(method, context):
+            allow(context)
+            parsed = (parse(data) async for data in requests)
+            async with aclosing(behaviour(parsed, context)) as responses:
                 async for response in responses:
                     yield response
 

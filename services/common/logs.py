@@ -6,6 +6,9 @@ from typing import Literal
 
 import structlog
 
+MAX_SESSION_ID = 64
+"""Characters of a session's id."""
+
 
 def configure(service: str, log_format: Literal["json", "console"], level: str) -> None:
     """Sets up structlog for the process; `session_id` and the like come from contextvars."""
@@ -28,8 +31,11 @@ def configure(service: str, log_format: Literal["json", "console"], level: str) 
 
 
 def bind_session(session_id: str) -> None:
-    """Puts the session's id on every line that the current call logs."""
-    structlog.contextvars.bind_contextvars(session_id=session_id)
+    """Puts the session's id on every line that the current call logs.
+
+    A caller chooses it: so much of it as an id has, and nothing that a terminal would obey.
+    """
+    structlog.contextvars.bind_contextvars(session_id=ascii(session_id[:MAX_SESSION_ID])[1:-1])
 
 
 def bind_caller(name: str) -> None:

@@ -19,6 +19,7 @@ from services.common import logs
 from services.common.channel import SERVER_OPTIONS
 from services.common.credentials import server_credentials
 from services.common.errors import OverloadedError
+from services.common.grpc_server import open_server
 from services.common.health import Health
 from services.common.identity import check_caller
 from services.common.interceptor import Admit, StatusInterceptor, anyone
@@ -74,11 +75,7 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open, ad
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     interceptor = StatusInterceptor(check_caller if settings.tls_ca else anyone, admit)
-    server = grpc.aio.server(
-        interceptors=[interceptor],
-        options=SERVER_OPTIONS,
-        maximum_concurrent_rpcs=settings.max_calls,
-    )
+    server = open_server([interceptor], SERVER_OPTIONS, settings.max_calls)
     health = Health(service)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((service, _HEALTH, reflection.SERVICE_NAME), server)
@@ -97,12 +94,18 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open, ad
             sys.stdout.write(f"ready {host}:{port} metrics {metrics_address}\n")
             sys.stdout.flush()
             log.info("serving", address=f"{host}:{port}", metrics=metrics_address)
+            ended = asyncio.ensure_future(server.wait_for_termination())
+            ended.add_done_callback(lambda _: stop.set())
             async with _watched(probe, health, settings), watched_loop():
                 await stop.wait()
+            if ended.done():
+                # A process that serves nobody would look alive for ever.
+                raise RuntimeError("gRPC's server ended by itself") from ended.exception()
             log.info("draining", seconds=settings.drain_seconds)
             health.drain()
             opened.drain()
             await server.stop(settings.drain_seconds)
+            await ended
             # What was cancelled still has its last word with the store.
             await interceptor.idle(LAST_WORDS_SECONDS)
 

@@ -7,6 +7,7 @@ import grpc
 
 from dreamr.v1 import common_pb2
 from services.common.errors import InvalidRequestError
+from services.common.logs import MAX_SESSION_ID
 from services.common.pair import ReasoningSettings
 from services.common.triton import Sampling
 
@@ -34,7 +35,9 @@ def check_sampling(message: common_pb2.Sampling) -> Sampling:
 
 
 def check_context(context: common_pb2.Context, limits: ReasoningSettings) -> None:
-    """A context has a question and images that fit the pair, and steps within its limit."""
+    """A context has a question and images that fit the pair, and an id and steps within their limits."""
+    if len(context.session_id) > MAX_SESSION_ID:
+        raise InvalidRequestError.of("context.session_id", f"has more than {MAX_SESSION_ID} characters")
     if not context.question.strip():
         raise InvalidRequestError.of("context.question", "must not be empty")
     if len(context.question) > limits.max_question_chars:

@@ -139,7 +139,7 @@ class Reasoning:
                     asyncio.TaskGroup() as group,
                 ):
                     keeping = group.create_task(session.keep(driver.abort))
-                    group.create_task(outbox.drain())
+                    draining = group.create_task(outbox.drain())
                     if not task.told:
                         await outbox.put(gateway_pb2.ReasonResponse(started=started))
                     try:
@@ -149,13 +149,16 @@ class Reasoning:
                         # What was committed before still goes out.
                         status, failure = Status.FAILED, error
                     await outbox.close()
+                    # The session is held until its client has it all, however slowly it reads.
+                    await draining
                     keeping.cancel()
                 if session.lost:
                     status, failure = Status.FAILED, session.lost
             except TimeoutError:
                 status, failure = Status.FAILED, LateError("the client did not read within the deadline")
             finally:
-                del self._drivers[session.id]
+                if self._drivers.get(session.id) is driver:
+                    del self._drivers[session.id]
                 metrics.count_end(
                     plan.policy.name, status, driver.totals, finished.seconds if finished else None
                 )

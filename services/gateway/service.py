@@ -18,6 +18,7 @@ from services.common.errors import (
     SessionCancelledError,
     UnavailableError,
 )
+from services.common.logs import MAX_SESSION_ID
 from services.common.pair import Pair
 from services.common.validation import seconds_left
 from services.gateway import convert
@@ -41,7 +42,6 @@ SESSION_KEY, COMMITTED_KEY = "dreamr-session-id", "dreamr-committed-steps"
 # What Triton's channel takes of them, a third larger in base64.
 MAX_IMAGES_BYTES = MAX_MESSAGE_BYTES * 5 // 8
 MAX_REQUEST_ID = 128
-MAX_SESSION_ID = 64
 
 # How often the store is asked for news of a session that another gateway works on.
 _FOLLOW_SECONDS = 0.1

@@ -19,6 +19,8 @@ from services.target.progress import Progress
 
 MAX_STEPS = 64
 MAX_TOP = 20
+# A rival may stand in it. Prompts keep the last few.
+MAX_INSTRUCTION_CHARS = 1 << 16
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -115,6 +117,8 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
             raise InvalidRequestError.of("candidate.text", "must not be empty")
         if not request.instruction.strip():
             raise InvalidRequestError.of("instruction", "must not be empty")
+        if len(request.instruction) > MAX_INSTRUCTION_CHARS:
+            raise InvalidRequestError.of("instruction", f"has more than {MAX_INSTRUCTION_CHARS:,} characters")
         images = [image.data for image in ahead.images]
         started = asyncio.get_running_loop().time()
         chunk = await self._model.complete(

@@ -93,10 +93,11 @@ def _string(text: str) -> bytes:
 async def serving(
     *adders: Callable[[grpc.aio.Server], None],
     credentials: grpc.ServerCredentials | None = None,
+    make: Callable[..., grpc.aio.Server] = grpc.aio.server,
     **options: Any,
 ) -> AsyncIterator[str]:
     """A real gRPC server with the given services; yields its address."""
-    server = grpc.aio.server(**options)
+    server = make(**options)
     for add in adders:
         add(server)
     address = "127.0.0.1:0"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common.channel import CLIENT_OPTIONS, SERVER_OPTIONS
+from services.common.grpc_server import open_server
 from services.common.interceptor import StatusInterceptor
 from services.common.pair import Pair
 from services.gateway.callers import Callers
@@ -81,7 +82,9 @@ async def gateway(
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
 
         interceptor = StatusInterceptor(admit=callers.admit)
-        async with serving(add, interceptors=[interceptor], options=SERVER_OPTIONS) as front:
+        async with serving(
+            add, make=open_server, interceptors=[interceptor], options=SERVER_OPTIONS
+        ) as front:
             options = [option for option in CLIENT_OPTIONS if option[0] != "grpc.max_send_message_length"]
             async with grpc.aio.insecure_channel(
                 front, options=[*options, ("grpc.max_send_message_length", -1)]

@@ -8,11 +8,14 @@ from typing import Any
 import grpc
 import pytest
 
-from dreamr.v1 import gateway_pb2
+from dreamr.v1 import common_pb2, gateway_pb2
 from services.gateway.memory_store import MemoryStore
-from services.gateway.store import Appended, Status, StoreError
+from services.gateway.plan import Plan
+from services.gateway.reasoning import Task
+from services.gateway.sessions import Session
+from services.gateway.store import Appended, Hold, Status, StoreError
 from tests.unit.fake_services import FakeServices, idle
-from tests.unit.running_gateway import Gateway, commits, gateway, request
+from tests.unit.running_gateway import PAIR, Gateway, commits, gateway, request
 
 Options = gateway_pb2.ReasonOptions
 Code = grpc.StatusCode
@@ -227,3 +230,44 @@ async def test_only_where_it_is_wanted_a_store_that_is_away_refuses_sessions() -
         with pytest.raises(grpc.aio.AioRpcError, match="away") as caught:
             await running.reason()
         assert caught.value.code() is Code.UNAVAILABLE
+
+
+class Telling(Shared):
+    """Tells of each renewal."""
+
+    def __init__(self) -> None:
+        super().__init__(ttl_seconds=60)
+        self.renewals: asyncio.Queue[str] = asyncio.Queue()
+
+    async def renew(self, session_id: str, fence: int, lease_seconds: float) -> Hold:
+        self.renewals.put_nowait(session_id)
+        return await super().renew(session_id, fence, lease_seconds)
+
+
+async def test_a_session_is_held_until_its_client_has_read_it_all() -> None:
+    """One that reads slowly must not have another gateway write the session's end a second time."""
+    store, last, read_on = Telling(), asyncio.Event(), asyncio.Event()
+    async with gateway(store=store, lease_seconds=0.1) as running:
+        reasoning = running.service._reasoning
+        session = await Session.open(store, "slow", b"", (), 0.1)
+        assert session
+        asked = request()
+        context = common_pb2.Context(session_id="slow", question=asked.question, images=asked.images)
+        task = Task(Plan.of(asked, PAIR), context, asyncio.get_running_loop().time() + 30)
+
+        async def send(response: gateway_pb2.ReasonResponse) -> None:
+            if response.HasField("finished"):
+                last.set()
+                await read_on.wait()
+
+        working = asyncio.create_task(reasoning.run(session, task, send))
+        async with asyncio.timeout(30):
+            await last.wait()
+            for _ in range(store.renewals.qsize() + 4):  # each of the last four a third of a lease later
+                await store.renewals.get()
+            assert not await store.take_over("slow", 1)
+            read_on.set()
+            await working
+        stored = await store.load("slow")
+        assert stored
+        assert stored.status is Status.FINISHED

@@ -299,6 +299,16 @@ async def test_a_wrong_field_is_named(start: Start, request_: draft_pb2.DraftReq
     assert field in str(caught.value.details())
 
 
+async def test_an_instruction_has_its_limit(start: Start) -> None:
+    """The last few are kept: they must not be as long as a message may be."""
+    async with start(lambda _: []) as cluster:
+        request = target_pb2.ScoreRequest(
+            context=ahead(), candidate=common_pb2.Step(text="one ."), instruction="x" * 65_537, top=1
+        )
+        with pytest.raises(grpc.aio.AioRpcError, match="instruction: has more than 65,536 characters"):
+            await cluster.target.Score(request, timeout=5)
+
+
 async def test_alpha_outside_its_range_is_named(start: Start) -> None:
     async with start(lambda _: []) as cluster:
         request = verifier_pb2.VerifyRequest(

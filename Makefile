@@ -71,8 +71,8 @@ audit: setup ## known vulnerabilities of the packages that are installed; asks P
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
-soak: setup ## memory and descriptors over 500 sessions
-	$(BIN)/python -m bench.soak --sessions 500
+soak: setup ## memory, descriptors, threads and tasks over half an hour at half of the capacity
+	$(BIN)/python -m bench.soak --minutes 30 --load 0.5
 
 clean: ## remove what was built here
 	rm -rf .venv .cache build *.egg-info dreamr/v1/*_pb2*

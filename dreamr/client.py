@@ -217,6 +217,8 @@ class AsyncClient:
                         # Nothing has begun, and nobody has room: the caller knows best what to do.
                         raise failure from error
                     pause = max(wait, failure.retry_after or 0) if session_id else 0
+                elif isinstance(failure, errors.NotFoundError) and request and session_id:
+                    pass  # a store that came back empty: the session's gateway is about to write it back
                 elif not isinstance(failure, errors.UnavailableError):
                     raise failure from error
             # The gateway has gone, or its target: the session is kept, and another may go on with it.

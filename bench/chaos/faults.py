@@ -3,93 +3,117 @@
 import asyncio
 import random
 import signal
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 
+from bench.chaos.bag import Bag
 from bench.chaos.proxy import Proxy
 from dreamr.cluster.cluster import Cluster
 
 
 class Kind(StrEnum):
-    """What can go wrong."""
+    """What can go wrong: with a process, with the way to it, with what Redis has."""
 
     KILLED = "killed"
     FROZEN = "frozen"
     CUT = "cut"
     SWALLOWED = "swallowed"
     DELAYED = "delayed"
-    STORE_LOST = "store_lost"
+    STORE_RESTARTED = "store_restarted"
+    STORE_EMPTIED = "store_emptied"
 
 
-KINDS = (Kind.KILLED, Kind.FROZEN, Kind.CUT, Kind.SWALLOWED, Kind.DELAYED)
-_PAUSE_SECONDS = 0.3, 1.2
+LINK_KINDS = (Kind.CUT, Kind.SWALLOWED, Kind.DELAYED)
+KINDS = (Kind.KILLED, Kind.FROZEN, *LINK_KINDS)
+STORE_KINDS = (Kind.STORE_RESTARTED, Kind.STORE_EMPTIED)
+_REDIS = "redis"
+_PAUSE_SECONDS = 0.5, 2.0
 _FROZEN_SECONDS = 0.5, 3.0
 _HELD_SECONDS = 0.5, 3.0
 _DELAY_SECONDS = 0.05, 0.3
 
 
 class Faults:
-    """Troubles a cluster until cancelled, and heals it then.
+    """Troubles a cluster until told to stop, and heals it then.
+
+    Where the store is troubled, nothing else makes a session change hands: what an emptied store has lost is
+    in the memory of the session's gateway only, and a session that just then is between two gateways is
+    nowhere. So gateways, and the target that they cannot do without, are frozen and delayed, but not lost.
 
     Args:
-        proxies: in front of the gateways.
-        store: the store is killed as well now and then, and comes back empty.
+        links: proxies by the part that is behind them.
+        store: Redis is killed too, and comes back with what it had or without; so is the way to it.
 
     Attributes:
-        injected: how often each kind of fault was.
+        injected: how often each kind of fault was, and
+        parts: at which part, by kind.
+        emptied: when the store last lost everything (`time.perf_counter`).
     """
 
-    def __init__(self, cluster: Cluster, proxies: Sequence[Proxy], seed: int, *, store: bool) -> None:
+    def __init__(self, cluster: Cluster, links: Mapping[str, Proxy], seed: int, *, store: bool) -> None:
+        self.kinds = (*KINDS, *STORE_KINDS) if store else KINDS
         self.injected: Counter[str] = Counter()
+        self.parts: dict[str, Counter[str]] = {kind: Counter() for kind in self.kinds}
+        self.emptied = float("-inf")
         self._cluster = cluster
-        self._proxies = proxies
+        self._links = links
         self._chance = random.Random(seed)
-        self._kinds = (*KINDS, Kind.STORE_LOST) if store else KINDS
+        self._bag = Bag(self.kinds, self._chance)
+        self._places = {kind: Bag(self._hit_by(kind, store), self._chance) for kind in self.kinds}
         self._hurt: set[str] = set()
 
-    async def run(self) -> None:
-        """One fault after the other; some overlap."""
+    def enough(self, each: int) -> bool:
+        """Whether each kind of fault was so many times."""
+        return all(self.injected[kind] >= each for kind in self.kinds)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """One fault after the other, some of which overlap; returns once all are healed."""
         async with asyncio.TaskGroup() as group:
-            while True:
-                await asyncio.sleep(self._chance.uniform(*_PAUSE_SECONDS))
-                kind = self._chance.choice(self._kinds)
-                if kind in (Kind.KILLED, Kind.FROZEN, Kind.STORE_LOST):
-                    parts = ["redis"] if kind is Kind.STORE_LOST else self._parts()
-                    part = self._chance.choice(parts)
-                    if part not in self._hurt:
-                        self.injected[kind] += 1
-                        group.create_task(self._hurt_part(kind, part))
-                else:
-                    self.injected[kind] += 1
-                    group.create_task(self._hurt_link(kind, self._chance.choice(self._proxies)))
+            while not await _set_within(stop, self._chance.uniform(*_PAUSE_SECONDS)):
+                kind = self._bag.draw()
+                assert kind
+                part = self._places[kind].draw(lambda part: part not in self._hurt)
+                if part is None:
+                    self._bag.put_back(kind)
+                    continue
+                self.injected[kind] += 1
+                self.parts[kind][part] += 1
+                self._hurt.add(part)
+                group.create_task(self._hurt_and_heal(kind, part), name=f"{kind} {part}")
 
-    def _parts(self) -> list[str]:
-        return [name for name in self._cluster.processes if name != "redis"]
+    def _hit_by(self, kind: Kind, store: bool) -> list[str]:
+        """Parts that a kind of fault may hit."""
+        if kind in STORE_KINDS:
+            return [_REDIS]
+        found = self._links if kind in LINK_KINDS else [*self._cluster.tritons, *self._cluster.processes]
+        kept = set() if store and kind in LINK_KINDS else {_REDIS}
+        if store and kind in (Kind.KILLED, Kind.CUT):
+            kept |= {name for name in found if name.partition("-")[0] in ("gateway", "target")} | {"triton"}
+        return [name for name in found if name not in kept]
 
-    async def _hurt_part(self, kind: Kind, part: str) -> None:
-        self._hurt.add(part)
-        child = self._cluster.processes[part]
+    async def _hurt_and_heal(self, kind: Kind, part: str) -> None:
         try:
-            if kind is Kind.FROZEN:
-                child.signal(signal.SIGSTOP)
-                await asyncio.sleep(self._chance.uniform(*_FROZEN_SECONDS))
+            if kind in LINK_KINDS:
+                await self._hurt_link(kind, self._links[part])
+            elif kind is Kind.FROZEN:
+                await self._freeze(part)
             else:
-                child.kill()
+                if kind is Kind.STORE_EMPTIED:
+                    self.emptied = time.perf_counter()
+                self._cluster.part(part).kill()
+                await self._cluster.restart(part, empty=kind is Kind.STORE_EMPTIED)
         finally:
-            # Also where the run is over: what was hurt is healed.
-            await asyncio.shield(self._heal(kind, part))
             self._hurt.discard(part)
 
-    async def _heal(self, kind: Kind, part: str) -> None:
-        child = self._cluster.processes[part]
-        if kind is Kind.FROZEN:
-            child.signal(signal.SIGCONT)
-        elif kind is Kind.STORE_LOST:
-            await child.stop()
-            await child.start()
-        else:
-            await self._cluster.restart(part)
+    async def _freeze(self, part: str) -> None:
+        frozen = self._cluster.part(part)
+        frozen.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(self._chance.uniform(*_FROZEN_SECONDS))
+        finally:
+            frozen.signal(signal.SIGCONT)
 
     async def _hurt_link(self, kind: Kind, proxy: Proxy) -> None:
         if kind is Kind.CUT:
@@ -99,3 +123,11 @@ class Faults:
         else:
             delay = self._chance.uniform(*_DELAY_SECONDS)
             await proxy.slow_down(delay, self._chance.uniform(*_HELD_SECONDS))
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

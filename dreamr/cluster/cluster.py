@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,11 @@ does without each further gateway, and draft worker with its Triton, whose names
 STARTING_AT_ONCE = 2
 """Further draft workers; each loads libraries for seconds of CPU time."""
 
+Via = Callable[[str, str], Awaitable[str]]
+"""Told a part's name and where it listens, returns the address by which others find it."""
+
+_REDIS_FILES = "redis"
+
 # The services do no arithmetic; threads of theirs would only take the models' cores.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -43,13 +48,15 @@ class Cluster:
         gateways: that serve the same sessions; further ones listen on ports of their own.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
         tls: a folder as `dreamr certs` writes it: the services then talk by mutual TLS, and so must clients.
+        redis_to_disk: Redis writes each change to its file before it answers, and has it all when restarted.
+        via: puts something between the parts, such as a proxy; they meet directly by default.
 
     Attributes:
         tritons: the Triton servers by name: triton, and triton-2 and so on for further draft workers.
         processes: the other children by name: redis, draft, draft-2 and so on, target, verifier, gateway.
         address: of the gateway (the first one), once started.
-        gateways: addresses of all of them.
-        addresses: where each service listens.
+        gateways: addresses of all of them, as clients are to find them.
+        addresses: where each service itself listens.
         metrics: where each service tells its metrics.
 
     Raises:
@@ -67,6 +74,8 @@ class Cluster:
         gateways: int = 1,
         keep_logs: Path | None = None,
         tls: Path | None = None,
+        redis_to_disk: bool = False,
+        via: Via | None = None,
     ) -> None:
         for name, count in (("draft_workers", draft_workers), ("gateways", gateways)):
             if count < 1:
@@ -84,6 +93,8 @@ class Cluster:
         self._gateways = gateways
         self._keep_logs = keep_logs
         self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVERS} if tls else {}
+        self._redis_to_disk = redis_to_disk
+        self._via = via
         self._folder: Path | None = None
 
     @property
@@ -102,6 +113,10 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    def part(self, name: str) -> Child | TritonServer:
+        """A part by its name, which must be one of `tritons` or `processes`."""
+        return self.tritons.get(name) or self.processes[name]
 
     def pids(self) -> dict[str, int]:
         """Process ids of everything that runs, by name; Triton's models are among its children."""
@@ -190,12 +205,23 @@ class Cluster:
                 await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
             self._folder = None
 
-    async def restart(self, name: str) -> None:
-        """Starts a service anew, at the address it had."""
-        child = self.processes[name]
-        await child.stop()
-        await child.start()
-        await self._serves(name)
+    async def restart(self, name: str, *, empty: bool = False) -> None:
+        """Stops what is left of a part and starts it anew, at the address it had; returns once it serves.
+
+        Args:
+            empty: Redis finds nothing of what it had written to disk.
+
+        Raises:
+            ProcessError: it did not start.
+            TritonStartError: Triton did not.
+        """
+        part = self.part(name)
+        await part.stop()
+        if empty and self._folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._folder / _REDIS_FILES, ignore_errors=True)
+        await part.start()
+        if isinstance(part, Child):
+            await self._serves(part)
 
     async def _start_triton(self, name: str, models: Sequence[str] | None = None) -> str:
         """A Triton with these models (None: all); its gRPC address."""
@@ -208,7 +234,10 @@ class Cluster:
         )
         self.tritons[name] = server
         await server.start()
-        return server.grpc_address
+        return await self._found_at(name, server.grpc_address)
+
+    async def _found_at(self, name: str, address: str) -> str:
+        return await self._via(name, address) if self._via else address
 
     async def _start_worker(self, number: int, places: asyncio.Semaphore) -> str:
         """A further draft service, with a Triton of its own; its address."""
@@ -233,13 +262,8 @@ class Cluster:
                 *(f"--listen={listen}", f"--pair={self._files.settings}", f"--log-level={log_level}", *flags),
             ],
         )
-        return await self._serves(name)
-
-    async def _serves(self, name: str) -> str:
-        """Waits until a service serves; its address."""
-        ready = (await self.processes[name].line("ready ", START_SECONDS)).split()
-        self.addresses[name], self.metrics[name] = ready[1], ready[3]
-        return ready[1]
+        await self._serves(self.processes[name])
+        return await self._found_at(name, self.addresses[name])
 
     async def _start_redis(self) -> str:
         """Redis where it is installed; without it sessions live in the gateway's memory."""
@@ -254,18 +278,28 @@ class Cluster:
         await self._start(
             "redis",
             [
-                *(binary, "--bind", host, "--port", port, "--save", "", "--appendonly", "no"),
+                *(binary, "--bind", host, "--port", port, "--save", ""),
+                *("--appendonly", "yes" if self._redis_to_disk else "no", "--appendfsync", "always"),
+                *("--appenddirname", _REDIS_FILES),
                 *("--dir", str(self._folder), "--logfile", str(self._folder / "redis.log")),
             ],
         )
-        child = self.processes["redis"]
+        self.addresses["redis"] = address
+        await self._serves(self.processes["redis"])
+        return f"redis://{await self._found_at('redis', address)}/0"
+
+    async def _serves(self, child: Child) -> None:
+        """Waits until a child that has just been started serves."""
+        if child.name != "redis":
+            ready = (await child.line("ready ", START_SECONDS)).split()
+            self.addresses[child.name], self.metrics[child.name] = ready[1], ready[3]
+            return
+        host, port = self.addresses["redis"].rsplit(":", 1)
         async with asyncio.timeout(10):
             while not await _answers(host, int(port)):
                 if not child.running:
                     raise ProcessError(f"redis ended while starting\n{child.tail()}")
                 await asyncio.sleep(0.02)
-        self.addresses["redis"] = address
-        return f"redis://{address}/0"
 
     async def _start(self, name: str, command: list[str]) -> None:
         assert self._folder is not None

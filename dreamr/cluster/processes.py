@@ -94,8 +94,10 @@ class Child:
 
     def signal(self, number: int) -> None:
         """Sends a signal to it, if it runs."""
-        if self.running:
-            os.kill(self.pid, number)
+        # It may have ended, and asyncio not have heard of it yet.
+        with contextlib.suppress(ProcessLookupError):
+            if self.running:
+                os.kill(self.pid, number)
 
     async def stop(self, seconds: float = 10.0) -> None:
         """TERM, wait, KILL; harmless when it has ended."""

@@ -110,6 +110,16 @@ class TritonServer:
         assert self._process is not None
         return await self._process.wait()
 
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to it and to its models' processes, if it runs."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.pid is not None:
+                os.killpg(self.pid, number)
+
     def tail(self) -> str:
         """The last lines of Triton's log."""
         return "\n".join(self._tail)

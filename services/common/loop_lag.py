@@ -5,14 +5,16 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from services.common.metrics import LOOP_LAG
+from services.common.metrics import LOOP_LAG, TASKS
 
 EVERY_SECONDS = 0.05
 
 
 @asynccontextmanager
 async def watched_loop() -> AsyncIterator[None]:
-    """Observes the running loop during the block."""
+    """Observes the running loop during the block, and counts its tasks when asked."""
+    loop = asyncio.get_running_loop()
+    TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
 
     async def watch() -> None:
         while True:

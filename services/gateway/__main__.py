@@ -40,11 +40,12 @@ def main() -> None:
             # Without draft or verifier the target reasons on alone; without a target there is nothing.
             cluster.target.check()
 
+        service = ReasoningService(settings, pair, cluster, store, callers)
         try:
-            service = ReasoningService(settings, pair, cluster, store, callers)
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
             yield Opened(probe, service.drain)
         finally:
+            await service.close()
             await cluster.close()
             await store.close()
 

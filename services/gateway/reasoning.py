@@ -26,6 +26,9 @@ Send = Callable[[gateway_pb2.ReasonResponse], Awaitable[None]]
 # Past its deadline a session may still send what was committed, but not for long.
 _LAST_WORDS_SECONDS = 1.0
 
+# Sessions that ended while the store was away: how many are kept to be written back, and for how long each.
+_MOST_LATE, _LATE_SECONDS = 256, 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -57,6 +60,7 @@ class Reasoning:
         self._verdict_seconds = verdict_seconds
         self._governor = Governor()
         self._drivers: dict[str, Driver] = {}
+        self._late: set[asyncio.Task[bool]] = set()
         self._draining = False
 
     def drain(self) -> None:
@@ -166,18 +170,32 @@ class Reasoning:
                     why=str(failure),
                 )
                 # The client may be gone and this task cancelled: the store is told all the same.
-                await asyncio.shield(_leave(session, status, failure, finished))
+                await asyncio.shield(self._leave(session, status, failure, finished))
             if failure:
                 raise failure
 
+    async def close(self) -> None:
+        """Gives up on what could not be stored."""
+        for task in self._late:
+            task.cancel()
+        if self._late:
+            await asyncio.wait(self._late)
 
-async def _leave(
-    session: Session, status: Status, failure: ServiceError | None, finished: gateway_pb2.Finished | None
-) -> None:
-    """What the target refused has ended; what only could not go on here may be resumed."""
-    if finished and status is Status.FINISHED:
-        await session.end(Status.FINISHED, finished)
-    elif isinstance(failure, InvalidRequestError):
-        await session.end(Status.FAILED)
-    else:
-        await session.release()
+    async def _leave(
+        self,
+        session: Session,
+        status: Status,
+        failure: ServiceError | None,
+        finished: gateway_pb2.Finished | None,
+    ) -> None:
+        """What the target refused has ended; what only could not go on here may be resumed."""
+        if finished and status is Status.FINISHED:
+            if not await session.end(status, finished) and len(self._late) < _MOST_LATE:
+                # Its client need not wait for the store, nor the next session for its place.
+                task = asyncio.create_task(session.end(status, finished, patience=_LATE_SECONDS))
+                self._late.add(task)
+                task.add_done_callback(self._late.discard)
+        elif isinstance(failure, InvalidRequestError):
+            await session.end(Status.FAILED)
+        else:
+            await session.release()

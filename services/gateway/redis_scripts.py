@@ -35,17 +35,19 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
 # KEYS: session, images. ARGV: request, images' hashes in order, lease in ms, seconds to live, then hash and
-# content of each image.
+# content of each image. The first fence is the time in microseconds: where a store has lost everything and a
+# session is stored anew, it must be above all that the session ever had.
 CREATE = (
     _NOW
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('HSET', KEYS[1], 'request', ARGV[1], 'status', 'running', 'fence', 1, 'images', ARGV[2],
+local fence = time[1] * 1000000 + time[2]
+redis.call('HSET', KEYS[1], 'request', ARGV[1], 'status', 'running', 'fence', fence, 'images', ARGV[2],
     'leased', now + ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 for at = 5, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end
 redis.call('EXPIRE', KEYS[2], ARGV[4])
-return 1
+return fence
 """
 )
 

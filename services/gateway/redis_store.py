@@ -1,5 +1,7 @@
 """Sessions in Redis, through redis-py's asyncio client."""
 
+import os
+import socket
 from typing import Any
 
 import redis.asyncio
@@ -31,6 +33,8 @@ class RedisStore(ScriptedStore):
             timeout=timeout_seconds,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
+            # By which Redis' lists and logs of its clients tell gateways apart.
+            client_name=f"dreamr-{socket.gethostname()}-{os.getpid()}",
             # A pooled connection that a restarted Redis has closed is replaced once; every script may be
             # repeated. What is slow is not tried again: a request waits for it.
             retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),

@@ -73,6 +73,10 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         """Takes no more sessions, and hands over those that run."""
         self._reasoning.drain()
 
+    async def close(self) -> None:
+        """Ends what goes on behind calls that are over."""
+        await self._reasoning.close()
+
     async def Reason(  # type: ignore[override]  # noqa: N802 - a coroutine that writes, under the proto's name
         self, request: gateway_pb2.ReasonRequest, context: Context
     ) -> None:
@@ -169,6 +173,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
     ) -> None:
         """Tells of a session from a commit on; where nobody works on it, goes on with it."""
         started = False
+        lacks_until = float("inf")
         while True:
             # Asked again and again: not for megabytes of images.
             stored = await self._load(session_id, first, with_images=False)
@@ -186,11 +191,25 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 raise SessionCancelledError(f"session {session_id} was cancelled")
             if stored.status is Status.FAILED:
                 raise InvalidRequestError(f"session {session_id}: the target refused it")
-            if not stored.held and await self._go_on(session_id, first, deadline, caller, send, context):
-                return
+            if not stored.held:
+                if not stored.steps and await self._lacks(session_id, first):
+                    now = asyncio.get_running_loop().time()
+                    lacks_until = min(lacks_until, now + self._settings.lease_seconds)
+                    if now >= lacks_until:
+                        raise NotFoundError(f"session {session_id} has no step {first - 1}, or not any more")
+                elif await self._go_on(session_id, first, deadline, caller, send, context):
+                    return
             if _left(deadline) <= _FOLLOW_SECONDS:
                 raise LateError("the session was not finished within the deadline")
             await asyncio.sleep(_FOLLOW_SECONDS)
+
+    async def _lacks(self, session_id: str, first: int) -> bool:
+        """Whether the client was told of more than is stored.
+
+        Then its gateway had no store, and may write it back; taken over before, the session would go on
+        otherwise than its client was told.
+        """
+        return first > 0 and not (await self._load(session_id, first - 1, with_images=False)).steps
 
     async def _go_on(
         self, session_id: str, first: int, deadline: float, caller: Caller, send: Send, context: Context

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -14,6 +14,8 @@ log = structlog.get_logger()
 
 RENEWALS = 3
 """Within the life of a lease."""
+
+_AGAIN_SECONDS = 0.1
 
 _NAMES = uuid.UUID("6fa1f0f6-5f0b-4c55-9f5c-3a2f6d0e9c1b")
 
@@ -119,24 +121,48 @@ class Session:
                 await self._write(renew=True)
         lost(self.lost)
 
-    async def end(self, status: Status, finished: gateway_pb2.Finished | None = None) -> None:
-        """Stores how the session ended."""
-        await self._write()
-        if self._fence and self.lost is None:
-            outcome = finished.SerializeToString() if finished else b""
-            try:
-                await self._store.end(self.id, self._fence, status, outcome)
-            except StoreError as error:
-                self._note_away(str(error))
+    async def end(
+        self, status: Status, finished: gateway_pb2.Finished | None = None, *, patience: float = 0.0
+    ) -> bool:
+        """Stores how the session ended; false where the store is away for longer than `patience` seconds."""
+        outcome = finished.SerializeToString() if finished else b""
+        return await self._leave(lambda fence: self._store.end(self.id, fence, status, outcome), patience)
 
-    async def release(self) -> None:
-        """Lets go of a session that has not ended: whoever resumes it goes on from here, at once."""
-        await self._write()
-        if self._fence and self.lost is None:
+    async def release(self) -> bool:
+        """Lets go of a session that has not ended: whoever resumes it goes on from here, at once.
+
+        What its client was told must be stored before, so a store that is away is given a lease's time; false
+        where it takes longer.
+        """
+
+        async def let_go(fence: int) -> bool:
+            return await self._store.renew(self.id, fence, 0) is Hold.OURS
+
+        return await self._leave(let_go, self._lease_seconds)
+
+    async def _leave(self, last: Callable[[int], Awaitable[bool]], patience: float) -> bool:
+        """Brings the store up to date, and then has the last word with it.
+
+        Args:
+            last: by the fence; false where the session is not there, or not ours.
+        """
+        clock, renew = asyncio.get_running_loop().time, False
+        until = clock() + patience
+        while True:
+            await self._write(renew=renew)
+            if self.lost is not None:
+                return True
             try:
-                await self._store.renew(self.id, self._fence, 0)
+                if not self.away and await last(self._fence):
+                    return True
             except StoreError as error:
                 self._note_away(str(error))
+            if self.away:
+                if clock() + _AGAIN_SECONDS >= until:
+                    return False
+                await asyncio.sleep(_AGAIN_SECONDS)
+            # Renewing tells what is the matter, and writes back what is not there any more.
+            renew = True
 
     async def _write(self, *, renew: bool = False) -> None:
         """Brings the store up to date, in order; what it cannot take now waits."""
@@ -150,8 +176,12 @@ class Session:
                     await self._create()
                 while self.stored < len(self._steps) and self.lost is None:
                     step = self._steps[self.stored]
-                    self._check_appended(await self._store.append(self.id, self._fence, self.stored, step))
-                    self.stored += self.lost is None
+                    appended = await self._store.append(self.id, self._fence, self.stored, step)
+                    if appended is Appended.NO_SESSION:
+                        await self._create()
+                    else:
+                        self._check_appended(appended)
+                        self.stored += self.lost is None
             except StoreError as error:
                 self._note_away(str(error))
             else:
@@ -178,8 +208,6 @@ class Session:
     def _check_appended(self, appended: Appended) -> None:
         if appended is Appended.ENDED:
             self._lose(SessionCancelledError("the session was cancelled"))
-        elif appended is Appended.NO_SESSION:
-            raise StoreError("the session is not there any more")
         elif appended not in (Appended.DONE, Appended.REPEATED):
             self._lose(UnavailableError(f"the session is held by another gateway ({appended})"))
 

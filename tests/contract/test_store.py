@@ -116,7 +116,7 @@ async def test_what_has_ended_takes_no_more(store: Store) -> None:
 
 
 async def test_an_id_is_given_once(store: Store) -> None:
-    assert await store.create("s", b"first", [b"A"], LEASE) == 1
+    assert await store.create("s", b"first", [b"A"], LEASE) > 0
     assert await store.create("s", b"second", [b"B"], LEASE) == 0
     stored = await store.load("s")
     assert stored is not None
@@ -144,9 +144,9 @@ async def test_while_it_is_held_nobody_takes_a_session_over(store: Store) -> Non
 
 
 async def test_one_of_many_takes_a_session_over(store: Store) -> None:
-    await store.create("s", b"r", (), 0)
+    first = await store.create("s", b"r", (), 0)
     fences = await asyncio.gather(*(store.take_over("s", LEASE) for _ in range(20)))
-    assert sorted(fences) == [0] * 19 + [2]
+    assert sorted(fences) == [0] * 19 + [first + 1]
 
 
 async def test_whoever_cancels_a_session_its_holder_hears_of_it(store: Store) -> None:
@@ -268,6 +268,20 @@ async def test_a_redis_that_forgot_its_scripts_is_told_them_again(redis_url: str
     other.script_flush()
     other.close()
     assert await store.append("s", fence, 0, b"a") is Appended.DONE
+    await store.close()
+
+
+async def test_fences_from_before_a_redis_lost_everything_stay_stale(redis_url: str, client: Client) -> None:
+    store = client(redis_url, ttl_seconds=60)
+    first = await store.create("s", b"r", (), 0)
+    second = await store.take_over("s", LEASE)
+    other = redis.Redis.from_url(redis_url)
+    other.flushall()
+    other.close()
+    anew = await store.create("s", b"r", (), LEASE)
+    assert anew > second > first
+    for stale in (first, second):
+        assert await store.append("s", stale, 0, b"a") is Appended.STALE_FENCE
     await store.close()
 
 

@@ -94,6 +94,7 @@ async def gateway(
         assert service._reasoning._governor.sessions == 0, "the governor still counts a session"
         for replicas in (cluster.draft, cluster.target, cluster.verifier):
             assert not any(replica.calls for replica in replicas.order("")), "a call is still counted"
+        await service.close()
         await cluster.close()
         await store.close()
 

@@ -1,18 +1,25 @@
 """What counts as flat."""
 
-from bench.soak import grown
+import pytest
+
+from bench.soak import Sizes, grown
 
 
-def sizes(mib: float, descriptors: float) -> dict[str, dict[str, float]]:
-    return {"gateway": {"mib": mib, "descriptors": descriptors}}
+def samples(name: str, *values: float) -> list[Sizes]:
+    """Ten samples in a row of each value."""
+    return [{"gateway": {name: value}} for value in values for _ in range(10)]
 
 
-def test_the_first_tenth_may_warm_up() -> None:
-    assert grown([sizes(50, 10), sizes(100, 20), sizes(105, 21)]) == []
+def test_the_first_third_may_warm_up() -> None:
+    assert grown(samples("mib", 50, 100, 105)) == []
 
 
-def test_growth_is_told() -> None:
-    assert grown([sizes(50, 10), sizes(100, 20), sizes(120, 30)]) == [
-        "gateway: 20 MiB more",
-        "gateway: 10 descriptors more",
-    ]
+@pytest.mark.parametrize("name", ["mib", "descriptors", "threads", "tasks", "requests"])
+def test_growth_is_told(name: str) -> None:
+    assert grown(samples(name, 100, 100, 130)) == [f"gateway: 30.0 {name} more"]
+
+
+def test_a_moment_is_no_growth() -> None:
+    steady = samples("tasks", 40, 40, 40)
+    steady[25]["gateway"]["tasks"] = 200
+    assert grown(steady) == []

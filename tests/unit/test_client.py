@@ -49,6 +49,7 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         self.broken = False
         self.breaks_behind: list[int] = []
         self.refusals = 0
+        self.forgets = 0
         self.resumed: list[tuple[str, int]] = []
 
     async def Reason(  # type: ignore[override]
@@ -76,6 +77,9 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         if self.refusals:
             self.refusals -= 1
             await context.abort(*FULL)
+        if self.forgets:
+            self.forgets -= 1
+            await context.abort(grpc.StatusCode.NOT_FOUND, "none")
         # Started once more, and a commit more than was asked for: the client must not mind.
         says = [STARTED, *self.says[max(1, request.from_index) :]]
         for response in says[: await self._breaks(len(says))]:
@@ -250,6 +254,16 @@ async def test_what_has_begun_waits_for_a_place() -> None:
         gateway.breaks_behind, gateway.refusals = [2], 1
         assert (await client.ask("q")).answer == "42"
     assert len(gateway.resumed) == 2
+
+
+async def test_what_has_begun_is_looked_for_until_it_is_written_back() -> None:
+    async with serving() as (gateway, client):
+        gateway.breaks_behind, gateway.forgets = [2], 1
+        assert (await client.ask("q")).answer == "42"
+        gateway.forgets = 1
+        with pytest.raises(dreamr.NotFoundError):
+            # One that others began may never have been.
+            _ = [event async for event in client.resume("s")]
 
 
 async def test_it_is_not_looked_for_for_ever() -> None:

@@ -13,7 +13,7 @@ from services.gateway.memory_store import MemoryStore
 from services.gateway.plan import Plan
 from services.gateway.reasoning import Task
 from services.gateway.sessions import Session
-from services.gateway.store import Hold, Status, StoreError
+from services.gateway.store import Appended, Hold, Status, StoreError
 from tests.unit.fake_services import FakeServices, idle
 from tests.unit.running_gateway import PAIR, Gateway, commits, gateway, request
 
@@ -81,6 +81,37 @@ async def test_a_client_that_has_gone_finds_its_session_where_it_was() -> None:
         assert [one.index for one in commits(rest)] == list(range(3, 8))
         assert rest[-1].finished.answer == "42"
         assert sum(response.HasField("started") for response in rest) == 1
+
+
+async def test_nobody_goes_on_behind_less_than_a_client_was_told() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.02)
+    async with two(parts, lease_seconds=2) as (one, other):
+        async with idle(parts):
+            call, session_id, _ = await begun(one, 3)
+            call.cancel()
+        stored = await one.store.load(session_id)
+        assert stored
+        count = len(stored.steps)
+        rest = asyncio.create_task(resumed(other, session_id, count + 1))
+        # Long enough to have taken over, where it would.
+        await asyncio.sleep(0.3)
+        told = gateway_pb2.Commit.FromString(stored.steps[-1])
+        told.index = count
+        told.step.text = MANY[count]
+        step = told.SerializeToString(deterministic=True)
+        assert await one.store.append(session_id, stored.fence, count, step) is Appended.DONE
+        assert [commit.index for commit in commits(await rest)] == list(range(count + 1, len(MANY)))
+
+
+async def test_what_was_told_and_is_lost_is_said_to_be() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.02)
+    async with two(parts) as (one, other):
+        async with idle(parts):
+            call, session_id, _ = await begun(one, 3)
+            call.cancel()
+        with pytest.raises(grpc.aio.AioRpcError, match="has no step 7") as caught:
+            await resumed(other, session_id, 8)
+        assert caught.value.code() is Code.NOT_FOUND
 
 
 async def test_a_session_that_runs_is_followed_from_elsewhere() -> None:

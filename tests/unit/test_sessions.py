@@ -11,7 +11,7 @@ from services.gateway.memory_store import MemoryStore
 from services.gateway.sessions import Session
 from services.gateway.store import Status, StoredSession, StoreError
 
-LEASE = 0.15
+LEASE = 0.3
 
 
 class Store(MemoryStore):
@@ -27,6 +27,10 @@ class Store(MemoryStore):
     async def append(self, *arguments: object):  # type: ignore[no-untyped-def]
         self._check()
         return await super().append(*arguments)  # type: ignore[arg-type]
+
+    async def end(self, *arguments: object):  # type: ignore[no-untyped-def]
+        self._check()
+        return await super().end(*arguments)  # type: ignore[arg-type]
 
     async def renew(self, *arguments: object):  # type: ignore[no-untyped-def]
         self._check()
@@ -169,6 +173,38 @@ async def test_a_store_that_comes_back_empty_is_filled_again(store: Store) -> No
         assert not keeping.lost
     await session.append(commit(1))
     assert len((await stored(store)).steps) == 2
+
+
+@pytest.mark.parametrize("told", [0, 1])
+async def test_its_end_fills_a_store_that_came_back_empty(store: Store, told: int) -> None:
+    session = await opened(store)
+    await session.append(commit(0))
+    store._forget("s")
+    for index in range(1, 1 + told):
+        assert await session.append(commit(index))
+    assert await session.end(Status.FINISHED, gateway_pb2.Finished(answer="a"))
+    found = await stored(store)
+    assert (len(found.steps), found.status) == (1 + told, Status.FINISHED)
+
+
+async def test_what_is_let_go_of_is_stored_before_even_where_the_store_is_away(store: Store) -> None:
+    session = await opened(store)
+    store.away = True
+    await session.append(commit(0))
+    asyncio.get_running_loop().call_later(LEASE / 3, setattr, store, "away", False)
+    assert await session.release()
+    taken = await Session.take_over(store, "s", LEASE)
+    assert taken
+    assert taken[0].committed == 1
+
+
+async def test_an_end_waits_for_its_store_only_as_long_as_it_is_told_to(store: Store) -> None:
+    session = await opened(store)
+    store.away = True
+    assert not await session.end(Status.FINISHED)
+    store.away = False
+    assert await session.end(Status.FINISHED, patience=LEASE)
+    assert (await stored(store)).status is Status.FINISHED
 
 
 async def test_whoever_took_over_while_the_store_was_away_wins(store: Store) -> None:

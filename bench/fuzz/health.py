@@ -56,16 +56,19 @@ class Health:
         return [f"{name} (pid {pid}) has ended" for name, pid in self._pids.items() if now.get(name) != pid]
 
     async def remember(self) -> None:
-        """Takes the sizes that the end is compared with."""
+        """Takes the sizes that the end is compared with, once connections that were dropped are closed."""
+        now: Sizes = {}
+        while not now or _descriptors(now) != _descriptors(self._before):
+            # The kernel tells nobody that another process has closed a descriptor.
+            await asyncio.sleep(0.5)
+            self._before, now = now, await sizes(self._cluster)
         self.resident = {}
-        self._before = await self.note()
+        await self.note()
 
-    async def note(self) -> Sizes:
+    async def note(self) -> None:
         """Takes what is resident now."""
-        now = await sizes(self._cluster)
-        for name, size in now.items():
+        for name, size in (await sizes(self._cluster)).items():
             self.resident.setdefault(name, []).append(round(size["mib"], 1))
-        return now
 
     async def grown(self) -> tuple[dict[str, Any], list[str]]:
         """Sizes of each part before and now, and what of the services has grown, in words.
@@ -76,7 +79,6 @@ class Health:
         while (found := self._more(now := await sizes(self._cluster))) and (
             asyncio.get_running_loop().time() < deadline
         ):
-            # The kernel tells nobody that another process has closed a descriptor.
             await asyncio.sleep(0.5)
         report = {
             name: {
@@ -120,3 +122,7 @@ class Health:
         if entry["level"] in ("error", "critical"):
             return [f"{service}: {entry['event']} {entry.get('exception', '')}"[-1_000:]]
         return []
+
+
+def _descriptors(found: Sizes) -> dict[str, float]:
+    return {name: found[name]["descriptors"] for name in SERVICES if name in found}

@@ -19,7 +19,7 @@ SPARE = {"mib": 48.0, "descriptors": 4.0, "tasks": 8.0}
 MAX_LINE_BYTES = 8_192
 """Of a line in a log: whoever calls must not write as much as they like."""
 
-_SETTLE_SECONDS = 30.0
+_LOOKS, _LOOK_SECONDS = 60, 0.5
 _JSON = json.JSONDecoder()
 _GRPC_LINE = re.compile(rb"[EF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \w+\.cc:\d+\] [ -~]*$")
 
@@ -57,11 +57,13 @@ class Health:
 
     async def remember(self) -> None:
         """Takes the sizes that the end is compared with, once connections that were dropped are closed."""
-        now: Sizes = {}
-        while not now or _descriptors(now) != _descriptors(self._before):
+        self._before = await sizes(self._cluster)
+        for _ in range(_LOOKS):
             # The kernel tells nobody that another process has closed a descriptor.
-            await asyncio.sleep(0.5)
-            self._before, now = now, await sizes(self._cluster)
+            await asyncio.sleep(_LOOK_SECONDS)
+            before, self._before = self._before, await sizes(self._cluster)
+            if _descriptors(before) == _descriptors(self._before):
+                break
         self.resident = {}
         await self.note()
 
@@ -75,11 +77,11 @@ class Health:
 
         Waits a while: connections that a client has dropped are closed when that is seen.
         """
-        deadline = asyncio.get_running_loop().time() + _SETTLE_SECONDS
-        while (found := self._more(now := await sizes(self._cluster))) and (
-            asyncio.get_running_loop().time() < deadline
-        ):
-            await asyncio.sleep(0.5)
+        for _ in range(_LOOKS):
+            now = await sizes(self._cluster)
+            if not (found := self._more(now)):
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
         report = {
             name: {
                 key: [round(self._before[name][key], 1), round(now[name][key], 1)]

@@ -13,8 +13,8 @@ from dreamr.cluster.cluster import Cluster
 from dreamr.tls import SERVICES
 
 # Growth from behind the warm-up to the end that counts as flat. Prompts of 256 questions are kept, which have
-# up to 32,000 characters of four bytes each, and allocators keep some of the largest messages and images: sizes
-# go up and down by 20 MiB. In a run of 100,000 a leak of 5 KiB a request shows.
+# up to 32,000 characters of four bytes each, and allocators keep some of the largest messages and images:
+# sizes go up and down by 20 MiB. In a run of 100,000 a leak of 5 KiB a request shows.
 SPARE = {"mib": 48.0, "descriptors": 4.0, "tasks": 8.0}
 MAX_LINE_BYTES = 8_192
 """Of a line in a log: whoever calls must not write as much as they like."""

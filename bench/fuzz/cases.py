@@ -12,7 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 from bench.fuzz import images, wire
-from bench.fuzz.values import Values, fields_of
+from bench.fuzz.values import BYTES, Values, entry, fields_of
 from dreamr.tls import ROLES
 from dreamr.v1 import common_pb2, draft_pb2, gateway_pb2, target_pb2, verifier_pb2
 from services.common.channel import MAX_MESSAGE_BYTES
@@ -295,7 +295,8 @@ class _Maker:
         if chance.random() < 0.5:
             return self._call(self._good, path=chance.choice(unknown)), frozenset({"UNIMPLEMENTED"})
         # Watching does not end by itself.
-        call = self._call(self._mangled(b"\x0a\x03abc"), path=chance.choice(known), timeout=0.2)
+        asked = chance.choice((self._mangled(b"\x0a\x03abc"), entry(1, BYTES, self._values.text())))
+        call = self._call(asked, path=chance.choice(known), timeout=0.2)
         return call, ANSWERED | LATE | {"UNIMPLEMENTED"}
 
     def _metadata(self) -> tuple[Call, frozenset[str]]:

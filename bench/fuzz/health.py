@@ -8,18 +8,18 @@ from typing import Any
 
 from bench.fuzz.cases import Case, caller_of, good
 from bench.fuzz.send import Sender
-from bench.soak import sizes
+from bench.soak import Sizes, sizes
 from dreamr.cluster.cluster import Cluster
 from dreamr.tls import SERVICES
 
-# Growth from behind the warm-up to the end that counts as flat. Prompts of 256 questions are kept, which are up
-# to 32,000 characters long and of four bytes each, and allocators keep some of the largest messages and images:
+# Growth from behind the warm-up to the end that counts as flat. Prompts of 256 questions are kept, which have
+# up to 32,000 characters of four bytes each, and allocators keep some of the largest messages and images:
 # sizes go up and down by 20 MiB. In a run of 100,000 a leak of 5 KiB a request shows.
-SPARE_MIB, SPARE_DESCRIPTORS = 48.0, 4
+SPARE = {"mib": 48.0, "descriptors": 4.0, "tasks": 8.0}
 MAX_LINE_BYTES = 8_192
 """Of a line in a log: whoever calls must not write as much as they like."""
 
-_SETTLE_SECONDS = 30.0
+_LOOKS, _LOOK_SECONDS = 60, 0.5
 _JSON = json.JSONDecoder()
 _GRPC_LINE = re.compile(rb"[EF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \w+\.cc:\d+\] [ -~]*$")
 
@@ -35,7 +35,7 @@ class Health:
         self._cluster = cluster
         self._logs = logs
         self._pids = cluster.pids()
-        self._before: dict[str, dict[str, float]] = {}
+        self._before: Sizes = {}
         self.resident: dict[str, list[float]] = {}
 
     async def works(self, sender: Sender) -> list[str]:
@@ -56,55 +56,50 @@ class Health:
         return [f"{name} (pid {pid}) has ended" for name, pid in self._pids.items() if now.get(name) != pid]
 
     async def remember(self) -> None:
-        """Takes the sizes that the end is compared with."""
+        """Takes the sizes that the end is compared with, once connections that were dropped are closed."""
         self._before = await sizes(self._cluster)
+        for _ in range(_LOOKS):
+            # The kernel tells nobody that another process has closed a descriptor.
+            await asyncio.sleep(_LOOK_SECONDS)
+            before, self._before = self._before, await sizes(self._cluster)
+            if _descriptors(before) == _descriptors(self._before):
+                break
         self.resident = {}
-        self._note(self._before)
+        await self.note()
 
     async def note(self) -> None:
         """Takes what is resident now."""
-        self._note(await sizes(self._cluster))
-
-    def _note(self, now: dict[str, dict[str, float]]) -> None:
-        for name, size in now.items():
+        for name, size in (await sizes(self._cluster)).items():
             self.resident.setdefault(name, []).append(round(size["mib"], 1))
 
     async def grown(self) -> tuple[dict[str, Any], list[str]]:
         """Sizes of each part before and now, and what of the services has grown, in words.
 
-        Waits a while for descriptors: connections that a client has dropped are closed when it is seen.
+        Waits a while: connections that a client has dropped are closed when that is seen.
         """
-        deadline = asyncio.get_running_loop().time() + _SETTLE_SECONDS
-        while True:
+        for _ in range(_LOOKS):
             now = await sizes(self._cluster)
-            more = {
-                name: now[name]["descriptors"] - self._before[name]["descriptors"]
-                for name in SERVICES
-                if name in now and name in self._before
-            }
-            late = asyncio.get_running_loop().time() > deadline
-            if late or all(count <= SPARE_DESCRIPTORS for count in more.values()):
+            if not (found := self._more(now)):
                 break
-            # The kernel tells nobody that another process has closed a descriptor.
-            await asyncio.sleep(0.5)
-        found = [
-            f"{name}: {count:.0f} descriptors more"
-            for name, count in more.items()
-            if count > SPARE_DESCRIPTORS
-        ]
-        for name in more:
-            grown = now[name]["mib"] - self._before[name]["mib"]
-            if grown > SPARE_MIB:
-                found.append(f"{name}: {grown:.0f} MiB more, over {SPARE_MIB:g}")
+            await asyncio.sleep(_LOOK_SECONDS)
         report = {
             name: {
-                size: [round(self._before[name][size], 1), round(now[name][size], 1)]
-                for size in ("mib", "descriptors")
+                key: [round(self._before[name][key], 1), round(now[name][key], 1)]
+                for key in SPARE
+                if key in now[name]
             }
             for name in now
             if name in self._before
         }
         return report, found
+
+    def _more(self, now: Sizes) -> list[str]:
+        return [
+            f"{name}: {more:.0f} {key} more, over {spare:g}"
+            for name in SERVICES
+            for key, spare in SPARE.items()
+            if (more := now[name][key] - self._before[name][key]) > spare
+        ]
 
     def logged(self) -> list[str]:
         """What the services' logs should not have, in words."""
@@ -129,3 +124,7 @@ class Health:
         if entry["level"] in ("error", "critical"):
             return [f"{service}: {entry['event']} {entry.get('exception', '')}"[-1_000:]]
         return []
+
+
+def _descriptors(found: Sizes) -> dict[str, float]:
+    return {name: found[name]["descriptors"] for name in SERVICES if name in found}

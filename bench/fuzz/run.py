@@ -135,9 +135,9 @@ async def _cluster(
             health = Health(cluster, logs)
             if broken := await health.works(sender):
                 raise RuntimeError("; ".join(broken))
-            await health.remember()
             warm = int(len(seeds) * WARM_UP)
             await _send(seeds[:warm], sender, found, at_once, on_request)
+            await sender.hang_up()
             await health.remember()
             for start in range(warm, len(seeds), CHECKED_EVERY):
                 part = seeds[start : start + CHECKED_EVERY]
@@ -147,6 +147,7 @@ async def _cluster(
                 await health.note()
                 if found.bad["crashes"] or found.bad["not_working"]:
                     break
+            await sender.hang_up()
             found.sizes, found.bad["grown"] = await health.grown()
             found.resident = health.resident
             found.bad["logged"] = health.logged()

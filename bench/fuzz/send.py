@@ -68,7 +68,12 @@ class Sender:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for channel in self._channels.values():
+        await self.hang_up()
+
+    async def hang_up(self) -> None:
+        """Closes all channels; they are opened anew when they are needed."""
+        while self._channels:
+            _, channel = self._channels.popitem()
             await channel.close()
 
     async def send(self, case: Case) -> Outcome:

@@ -71,7 +71,8 @@ def _show(console: Console, name: str, part: dict[str, Any]) -> None:
             ended = ", ".join(f"{count} {status}" for status, count in counts.most_common())
             table.add_row(row, str(counts.total()), ended)
         console.print(table)
-    table = Table("part", "MiB after the warm-up and at the end", "descriptors")
+    table = Table("part", "MiB after the warm-up and at the end", "descriptors", "tasks")
     for row, size in part["sizes"].items():
-        table.add_row(row, *(" ".join(f"{value:g}" for value in size[key]) for key in ("mib", "descriptors")))
+        shown = (size.get(key, ()) for key in ("mib", "descriptors", "tasks"))
+        table.add_row(row, *(" ".join(f"{value:g}" for value in values) for values in shown))
     console.print(table)

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from bench.fuzz import wire
@@ -24,6 +24,7 @@ from services.common import interceptor, logs, server
 from services.common.channel import SERVER_OPTIONS
 from services.common.errors import InvalidRequestError
 from services.common.grpc_server import open_server
+from services.common.health import Health
 from services.common.interceptor import StatusInterceptor
 from services.common.pair import ReasoningSettings
 from services.common.settings import ServiceSettings
@@ -61,7 +62,7 @@ async def sending(*options: tuple[str, Any]) -> AsyncIterator[Sender]:
     kept = [option for option in SERVER_OPTIONS if option[0] not in changed]
     running = open_server([StatusInterceptor()], [*kept, *options], 8)
     gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(Ready(), running)
-    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), running)
+    health_pb2_grpc.add_HealthServicer_to_server(Health("dreamr.v1.ReasoningService"), running)
     reflection.enable_server_reflection((reflection.SERVICE_NAME,), running)
     port = running.add_insecure_port("127.0.0.1:0")
     await running.start()

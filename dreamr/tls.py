@@ -12,7 +12,9 @@ import grpc
 from dreamr.errors import TlsError
 
 SERVICES = ("draft", "target", "verifier", "gateway")
-ROLES = (*SERVICES, "client")
+SERVERS = (*SERVICES, "triton", "redis")
+"""Who may be called."""
+ROLES = (*SERVERS, "client")
 """A role is a DNS name in a certificate; `client` is for people and their programs."""
 
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dreamr.errors import TlsError
-from dreamr.tls import ROLES, SERVICES, Tls
+from dreamr.tls import ROLES, SERVERS, Tls
 
 CA_DAYS = 3650
 """How long a CA is valid; no certificate of its is valid for longer."""
@@ -107,7 +107,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         # A service is a client of others; a client's certificate is of no use to a server.
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
-        if role in SERVICES:
+        if role in SERVERS:
             usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
         names = [x509.DNSName(role), *hosts]
         issuer = self.certificate.subject

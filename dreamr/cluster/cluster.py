@@ -15,7 +15,7 @@ from dreamr.cluster.pairs import PairFiles
 from dreamr.cluster.ports import free_port
 from dreamr.cluster.processes import Child, ProcessError
 from dreamr.cluster.triton import MODELS, TritonServer
-from dreamr.tls import SERVICES, Tls
+from dreamr.tls import SERVERS, Tls
 
 ROOT = MODELS.parent
 START_SECONDS = 120.0
@@ -92,7 +92,7 @@ class Cluster:
         self._draft_workers = draft_workers
         self._gateways = gateways
         self._keep_logs = keep_logs
-        self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVICES} if tls else {}
+        self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVERS} if tls else {}
         self._redis_to_disk = redis_to_disk
         self._via = via
         self._folder: Path | None = None
@@ -226,7 +226,12 @@ class Cluster:
     async def _start_triton(self, name: str, models: Sequence[str] | None = None) -> str:
         """A Triton with these models (None: all); its gRPC address."""
         assert self._folder is not None
-        server = TritonServer(self._files.repository, models, log_path=self._folder / f"{name}.log")
+        server = TritonServer(
+            self._files.repository,
+            models,
+            log_path=self._folder / f"{name}.log",
+            tls=self._tls.get("triton"),
+        )
         self.tritons[name] = server
         await server.start()
         return await self._found_at(name, server.grpc_address)
@@ -247,6 +252,8 @@ class Cluster:
         role = name.partition("-")[0]
         if files := self._tls.get(role):
             flags += [f"--tls-cert={files.cert}", f"--tls-key={files.key}", f"--tls-ca={files.ca}"]
+            if "triton" in settings:
+                flags.append("--triton-name=triton")
         log_level = self._settings.get("log_level", "INFO")
         await self._start(
             name,

@@ -22,6 +22,7 @@ from types import TracebackType
 
 from dreamr.cluster.ports import free_port
 from dreamr.cluster.processes import dying_with_parent
+from dreamr.tls import Tls
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's python backend keeps its regions
@@ -43,8 +44,9 @@ class TritonServer:
     """One Triton server with its models, as a child process.
 
     `repository` is a Triton model repository, `models` the names to load (None: all). Ports of 0 are
-    picked. The log goes to `log_path` (None: a temporary file, kept only for the error message). Use as
-    `async with`, or call start and stop.
+    picked. With `tls` callers must show a certificate of its CA, and there is no HTTP. The log goes to
+    `log_path` (None: a temporary file, kept only for the error message). Use as `async with`, or call start
+    and stop.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TritonServer:
         http_port: int = 0,
         metrics_port: int = 0,
         log_path: Path | None = None,
+        tls: Tls | None = None,
         start_seconds: float = 120.0,
         stop_seconds: float = 10.0,
     ) -> None:
@@ -65,7 +68,11 @@ class TritonServer:
         self._models = models
         self._backends = backends
         self._host = host
+        self._tls = tls
         self._ports = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
+        if tls:
+            # Triton has no TLS for it.
+            del self._ports["http"]
         self._log_path = log_path
         self._start_seconds = start_seconds
         self._stop_seconds = stop_seconds
@@ -87,11 +94,6 @@ class TritonServer:
     def grpc_address(self) -> str:
         """HOST:PORT of Triton's gRPC service."""
         return f"{self._host}:{self._ports['grpc']}"
-
-    @property
-    def http_address(self) -> str:
-        """HOST:PORT of Triton's HTTP service."""
-        return f"{self._host}:{self._ports['http']}"
 
     @property
     def metrics_address(self) -> str:
@@ -139,7 +141,7 @@ class TritonServer:
         try:
             await asyncio.to_thread(self._lay_out, wheel, self._folder)
             self._pick_ports()
-            self._awaited = set(_STARTED)
+            self._awaited = set(self._ports)
             before = await asyncio.to_thread(_environments)
             self._process = await asyncio.create_subprocess_exec(
                 *dying_with_parent(*self._command(wheel / "bin" / "tritonserver", self._folder)),
@@ -241,8 +243,9 @@ class TritonServer:
             # Explicit control, so that a model whose process died can be loaded anew.
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in names),
-            *(f"--{name}-address={self._host}" for name in _STARTED),
+            *(f"--{name}-address={self._host}" for name in self._ports),
             *(f"--{name}-port={port}" for name, port in self._ports.items()),
+            *(_tls_flags(self._tls) if self._tls else ()),
             "--allow-gpu-metrics=false",
             "--allow-cpu-metrics=false",
             f"--backend-config=python,shm-region-prefix-name={self._prefix}",
@@ -317,6 +320,16 @@ def _clean(prefix: str, folder: Path | None, environments: set[Path]) -> None:
             environment.rmdir()
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tls_flags(tls: Tls) -> list[str]:
+    return [
+        "--allow-http=false",
+        "--grpc-use-ssl-mutual=true",
+        f"--grpc-root-cert={tls.ca}",
+        f"--grpc-server-cert={tls.cert}",
+        f"--grpc-server-key={tls.key}",
+    ]
 
 
 def _wheel() -> Path:

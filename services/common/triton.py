@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from dreamr.tls import Tls
 from services.common.channel import open_triton_channel
 from services.common.errors import (
     BrokenError,
@@ -98,11 +99,16 @@ class Chunk:
 
 
 class TritonModel:
-    """One model behind one Triton server. Close it when done."""
+    """One model behind one Triton server. Close it when done.
 
-    def __init__(self, address: str, model: str) -> None:
+    Args:
+        name: of Triton's certificate, and
+        tls: what it is verified by; see `open_triton_channel`.
+    """
+
+    def __init__(self, address: str, model: str, name: str = "", tls: Tls | None = None) -> None:
         self.model = model
-        self._channel = open_triton_channel(address)
+        self._channel = open_triton_channel(address, name, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         # The stub's method, but called with one request: a quarter less work than a stream of one.
         self._infer = self._channel.unary_stream(

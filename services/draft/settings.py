@@ -12,3 +12,6 @@ class DraftSettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="DREAMR_DRAFT_", cli_prog_name="services.draft")
 
     triton: Address = Field(default="127.0.0.1:8001", description="Triton that serves the draft model")
+    triton_name: str = Field(
+        default="", description="DNS name in Triton's certificate; with it Triton is reached by TLS"
+    )

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from services.common.errors import LateError, OverloadedError
+from services.gateway import metrics
 from services.gateway.average import Average
 from services.gateway.callers import Caller
 
@@ -82,8 +83,9 @@ class Admission:
         queue = self._waiting[caller.name]
         queue.append(waiter)
         try:
-            async with asyncio.timeout(seconds):
-                await waiter.place
+            with metrics.WAITING.track_inprogress():
+                async with asyncio.timeout(seconds):
+                    await waiter.place
         except BaseException as error:
             if waiter in queue:
                 queue.remove(waiter)

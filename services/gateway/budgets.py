@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.common.errors import OverloadedError
+from services.gateway import metrics
 from services.gateway.callers import Caller
 
 _MINUTE = 60.0
@@ -43,6 +44,8 @@ class Budgets:
 
     def charge(self, caller: Caller, tokens: int) -> None:
         """Takes tokens that were written for the caller."""
+        if caller.name:
+            metrics.CALLER_TOKENS.labels(caller.name).inc(tokens)
         if limit := caller.limits.tokens_per_minute:
             self._filled(caller.name, limit).tokens -= tokens
 

@@ -8,6 +8,12 @@ from services.gateway.totals import Totals
 
 SESSIONS = Counter("dreamr_sessions_total", "Sessions that ended, by policy and status", ["policy", "status"])
 ACTIVE = Gauge("dreamr_active_sessions", "Sessions that run")
+WAITING = Gauge("dreamr_waiting_sessions", "Sessions that wait for a place")
+CALLER_TOKENS = Counter(
+    "dreamr_caller_tokens_total",
+    "Tokens of steps and answers, by the caller they were written for",
+    ["caller"],
+)
 SESSION_SECONDS = Histogram(
     "dreamr_session_seconds", "Time of finished sessions, in seconds", ["policy"], buckets=SECONDS
 )
@@ -15,6 +21,13 @@ COMMITS = Counter("dreamr_commits_total", "Committed steps", ["policy", "author"
 VERDICTS = Counter("dreamr_verdicts_total", "Verdicts on committed positions", ["outcome", "reason"])
 TOKENS = Counter("dreamr_tokens_total", "Tokens generated", ["model", "fate"])
 CANCELLED_CALLS = Counter("dreamr_cancelled_calls_total", "Calls that were stopped early", ["part"])
+REPLICAS = Gauge(
+    "dreamr_replicas", "Replicas of a part: all that are known, and those that calls go to", ["part", "state"]
+)
+EJECTIONS = Counter(
+    "dreamr_replica_ejections_total", "Replicas set aside because calls to them failed", ["part"]
+)
+HEDGES = Counter("dreamr_hedges_total", "Drafts begun a second time, by the call that was faster", ["faster"])
 
 
 def count_commit(policy: str, commit: gateway_pb2.Commit) -> None:

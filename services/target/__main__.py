@@ -22,7 +22,7 @@ def main() -> None:
     @asynccontextmanager
     async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
         pair = Pair.load(settings.pair)
-        model = TritonModel(settings.triton, pair.target.triton_model)
+        model = TritonModel(settings.triton, pair.target.triton_model, settings.triton_name, settings.tls)
         try:
             service = TargetService(
                 model,

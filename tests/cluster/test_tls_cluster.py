@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import dreamr
 from dreamr.cluster.authority import Authority
@@ -56,6 +57,11 @@ async def test_a_question_is_answered_and_strangers_are_not(tmp_path: Path) -> N
         client = mine.open_channel(cluster.addresses["verifier"], "verifier", [])
         verifier = verifier_pb2_grpc.VerifierServiceStub(client)
         await _forbidden(verifier.Verify(verifier_pb2.VerifyRequest(), timeout=10))
+        async with grpc.aio.insecure_channel(cluster.triton.grpc_address) as plain:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await service_pb2_grpc.GRPCInferenceServiceStub(plain).ServerLive(
+                    service_pb2.ServerLiveRequest(), timeout=5
+                )
         await draft.close()
         await client.close()
 

@@ -1,11 +1,12 @@
 """Settings of the gateway."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import Addresses, ServiceSettings
+from services.gateway.redis_url import RedisUrl, RedisUrlError
 
 
 class GatewaySettings(ServiceSettings):
@@ -16,7 +17,12 @@ class GatewaySettings(ServiceSettings):
     draft: Addresses = Field(default="127.0.0.1:7001", description="draft services, with commas between")
     target: Addresses = Field(default="127.0.0.1:7002", description="target services")
     verifier: Addresses = Field(default="127.0.0.1:7003", description="verifier services")
-    redis: str = Field(default="", description="URL of the sessions' Redis; empty keeps them in memory")
+    redis: str = Field(
+        default="",
+        repr=False,  # it may have a password
+        description="URL of the sessions' Redis: redis[s]://, redis[s]+sentinel://HOSTS/SERVICE, "
+        "redis[s]+cluster://HOSTS; empty keeps them in memory",
+    )
     redis_client: Literal["redis-py", "asyncio-redis"] = Field(
         default="redis-py", description="which client library talks to Redis"
     )
@@ -32,3 +38,20 @@ class GatewaySettings(ServiceSettings):
     max_waiting: int = Field(default=128, ge=0, description="sessions that may wait for a place")
     max_image_bytes: int = Field(default=16 << 20, ge=1)
     max_image_pixels: int = Field(default=16_000_000, ge=1)
+
+    @model_validator(mode="after")
+    def _check_redis(self) -> Self:
+        if not self.redis:
+            return self
+        try:
+            url = RedisUrl.parse(self.redis)
+            if self.redis_client == "asyncio-redis":
+                # Imported only where it is asked for: it need not be installed otherwise.
+                from services.gateway.asyncio_redis_store import address_of
+
+                address_of(url)
+        except RedisUrlError as error:
+            raise ValueError(f"redis: {error}") from None
+        except ImportError as error:
+            raise ValueError("redis_client: asyncio-redis is not installed") from error
+        return self

@@ -1,52 +1,53 @@
 """What every session store must do; real Redis where it is installed."""
 
 import asyncio
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import redis
 
-from services.gateway.asyncio_redis_store import AsyncioRedisStore, UnsupportedUrlError
+from services.gateway.asyncio_redis_store import AsyncioRedisStore
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
+from services.gateway.redis_url import RedisUrlError
 from services.gateway.store import Appended, Hold, Status, Store, StoreError
+from tests.contract.redis_servers import BINARY, PASSWORD, Servers, alone, clustered, secured, watched
 
 LEASE = 30.0
-REDIS = shutil.which("redis-server") or shutil.which("redis-server", path=str(Path(sys.executable).parent))
-
-
-@pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    if REDIS is None:
-        pytest.skip("redis-server is not installed (Debian: redis-tools)")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [REDIS, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        while b"eady to accept" not in (line := process.stdout.readline()):
-            assert line, "redis-server ended while starting"
-        yield f"redis://127.0.0.1:{port}/0"
-        process.terminate()
-        process.communicate(timeout=10)
-
 
 Make = Callable[[], Store]
 Client = type[RedisStore] | type[AsyncioRedisStore]
+Start = Callable[[Path], AbstractContextManager[Servers]]
 
 
 CLIENTS: dict[str, Client] = {
     "redis-py": RedisStore,
     "asyncio-redis": AsyncioRedisStore,
 }
+LAYOUTS: dict[str, Start] = {"alone": alone, "tls": secured, "sentinel": watched, "cluster": clustered}
+STORES = ["memory", "asyncio-redis alone", *(f"redis-py {layout}" for layout in LAYOUTS)]
+
+
+def _started(start: Start, folder: Path) -> Iterator[Servers]:
+    if BINARY is None:
+        pytest.skip("redis-server is not installed (Debian: redis-tools)")
+    with start(folder) as servers:
+        yield servers
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Servers]:
+    """One that a test may harm."""
+    yield from _started(alone, tmp_path)
+
+
+@pytest.fixture
+def redis_url(own_redis: Servers) -> str:
+    return own_redis.url
 
 
 @pytest.fixture(params=list(CLIENTS))
@@ -54,12 +55,20 @@ def client(request: pytest.FixtureRequest) -> Client:
     return CLIENTS[request.param]
 
 
-@pytest.fixture(params=["memory", *CLIENTS])
-def make(request: pytest.FixtureRequest) -> Make:
+# Once for all tests with the same servers; each begins with none of their sessions.
+@pytest.fixture(scope="module", params=STORES)
+def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     if request.param == "memory":
-        return lambda: MemoryStore(ttl_seconds=60)
-    url: str = request.getfixturevalue("redis_url")
-    return lambda: CLIENTS[request.param](url, ttl_seconds=60)
+        yield lambda: MemoryStore(ttl_seconds=60)
+        return
+    client, layout = request.param.split()
+    for servers in _started(LAYOUTS[layout], tmp_path_factory.mktemp(layout)):
+
+        def made(servers: Servers = servers) -> Store:
+            servers.flush()
+            return CLIENTS[client](servers.url, ttl_seconds=60, timeout_seconds=10)
+
+        yield made
 
 
 @pytest.fixture
@@ -210,20 +219,17 @@ async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
 
 
 async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(
-    redis_url: str, client: Client
+    own_redis: Servers, client: Client
 ) -> None:
-    store = client(redis_url, ttl_seconds=60, timeout_seconds=0.3)
+    store = client(own_redis.url, ttl_seconds=60, timeout_seconds=0.3)
     fence = await store.create("s", b"r", (), LEASE)
-    other = redis.Redis.from_url(redis_url)
-    pid = int(other.info("server")["process_id"])
-    other.close()
-    os.kill(pid, signal.SIGSTOP)
+    own_redis.servers[0].stopped(True)
     try:
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(5):
             with pytest.raises(StoreError):
                 await store.append("s", fence, 0, b"a")
     finally:
-        os.kill(pid, signal.SIGCONT)
+        own_redis.servers[0].stopped(False)
     await store.close()
 
 
@@ -277,13 +283,15 @@ async def test_a_redis_that_forgot_its_scripts_is_told_them_again(redis_url: str
         ("rediss://h", "TLS"),
         ("unix:///tmp/r", "sockets"),
         ("redis://me:secret@h", "users"),
-        ("redis://h?socket_timeout=1", "options"),
-        ("redis+sentinel://h", "sentinel"),
+        ("redis://h?client_name=me", "options"),
+        ("redis+sentinel://h/sessions", "Sentinel"),
+        ("redis+cluster://h", "Cluster"),
     ],
 )
 async def test_what_asyncio_redis_lacks_is_refused(url: str, lacks: str) -> None:
-    with pytest.raises(UnsupportedUrlError, match=lacks):
+    with pytest.raises(RedisUrlError, match=lacks) as caught:
         AsyncioRedisStore(url, ttl_seconds=60)
+    assert "secret" not in str(caught.value)
 
 
 async def test_redis_away_fails_soon(client: Client) -> None:
@@ -292,3 +300,67 @@ async def test_redis_away_fails_soon(client: Client) -> None:
         with pytest.raises(StoreError):
             await store.create("s", b"r", (), LEASE)
     await store.close()
+
+
+@pytest.fixture(params=["sentinel", "cluster"])
+def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]:
+    """Servers whose first one has a replica."""
+    starts: dict[str, Start] = {"sentinel": watched, "cluster": lambda folder: clustered(folder, replicas=1)}
+    yield from _started(starts[request.param], tmp_path)
+
+
+async def test_a_master_that_dies_is_replaced(failing: Servers) -> None:
+    store = RedisStore(failing.url, ttl_seconds=60)
+    # In a cluster the first server has some of them.
+    names = [f"{number}" for number in range(12)]
+    fences = {name: await store.create(name, b"r", [b"image"], LEASE) for name in names}
+    master = failing.servers[0]
+    assert master.admin.execute_command("WAIT", 1, 10_000) == 1, "the replica has it"
+    master.kill()
+
+    async def appended(name: str) -> Appended:
+        while True:
+            try:
+                return await store.append(name, fences[name], 0, b"a")
+            except StoreError:
+                await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(60):
+        for name in names:
+            assert await appended(name) in (Appended.DONE, Appended.REPEATED)
+    for name in names:
+        stored = await store.load(name)
+        assert stored is not None
+        assert (stored.steps, stored.images) == ((b"a",), (b"image",))
+    await store.close()
+
+
+@pytest.mark.parametrize("layout", ["alone", "tls", "sentinel"])
+async def test_a_wrong_password_is_no_secret_of_its_errors(tmp_path: Path, layout: str) -> None:
+    for servers in _started(LAYOUTS[layout], tmp_path):
+        right, wrong = quote(PASSWORD, safe=""), "wr0ng-s3cret"
+        url = servers.url.replace(right, wrong).replace("redis://", f"redis://{wrong}:{wrong}@")
+        store = RedisStore(url, ttl_seconds=60)
+        with pytest.raises(StoreError) as caught:
+            await store.create("s", b"r", (), LEASE)
+        told = "".join(traceback.format_exception(caught.value)) + repr(store._url)
+        assert wrong not in told
+        await store.close()
+
+
+async def test_what_a_server_repeats_is_scrubbed() -> None:
+    """An old Redis tells what it was sent, where it does not know the command."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent = await reader.read(4096)
+        writer.write(b"-ERR unknown command, with args beginning with: " + sent.replace(b"\r\n", b" ") + b"\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        store = RedisStore(f"redis://me:s3cret@127.0.0.1:{port}", ttl_seconds=60)
+        with pytest.raises(StoreError, match="unknown command") as caught:
+            await store.load("s")
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+        await store.close()

@@ -1,10 +1,10 @@
 """Sessions in Redis, through asyncio-redis: for those who have it already. It is not maintained any more.
 
 What it lacks is refused when the gateway starts: TLS, users (ACL), sockets, Sentinel, Cluster. What it does
-otherwise than it should: it connects to a server that is down for ever, with growing pauses, so its connections
-are made here, when they are needed and within a command's deadline; a script that a restarted Redis has
-forgotten is reported as killed, so it is loaded once more; a list of strings from a script is not readable at
-all (see `redis_scripts.LOAD`).
+otherwise than it should: connecting to a server that is down retries for ever, with growing pauses, so
+connections are made here, when they are needed and within a command's deadline; a script that a restarted
+Redis has forgotten is reported as killed, so it is loaded once more; a list of strings from a script is not
+readable at all (see `redis_scripts.LOAD`).
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class AsyncioRedisStore(ScriptedStore):
                 try:
                     return await self._evaluate(script, names, values)
                 except (asyncio_redis.NotConnectedError, asyncio_redis.ScriptKilledError):
-                    # Redis was started anew: a connection was lost, or a script forgotten. All may be repeated.
+                    # Redis was started anew: connections are lost, scripts forgotten. All may be repeated.
                     self._hashes.clear()
                     return await self._evaluate(script, names, values)
         except TimeoutError:

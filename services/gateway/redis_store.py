@@ -15,8 +15,9 @@ from services.gateway.redis_url import Layout, RedisUrl
 from services.gateway.scripted_store import Argument, ScriptedStore
 from services.gateway.store import StoreError
 
-_CONNECTIONS = 64
-"""To one server; who finds none free waits for one."""
+_CONNECTIONS = 16
+"""Who finds none free waits for one. Many would not be faster, and with TLS each new one holds the event loop
+up for tens of milliseconds: redis-py reads certificates anew, so that they can be renewed."""
 
 
 class RedisStore(ScriptedStore):
@@ -62,19 +63,20 @@ class RedisStore(ScriptedStore):
     def _connect(self) -> Any:
         """A client; it connects when it is first used."""
         url, seconds = self._url, self._timeout_seconds
-        # A pooled connection that a restarted Redis has closed is replaced once; every script may be repeated.
-        # What is slow is not tried again: a request waits for it.
+        # A pooled connection that a restarted Redis has closed is replaced once; every script may be
+        # repeated. What is slow is not tried again: a request waits for it.
         once = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-        common: dict[str, Any] = {**url.options, "ssl": url.tls, "max_connections": _CONNECTIONS, "retry": once}
+        common = url.options | {"ssl": url.tls, "max_connections": _CONNECTIONS, "retry": once}
         match url.layout:
             case Layout.SERVER:
-                where = dict(zip(("host", "port"), url.hosts[0], strict=True)) if url.hosts else {}
-                return Redis(**where, **common, **_timeouts(seconds))
+                for host, port in url.hosts:
+                    common |= {"host": host, "port": port}
+                return Redis(**common, **_timeouts(seconds))
             case Layout.SENTINEL:
                 # One that does not answer leaves time for the others, and for the master.
                 asking = _timeouts(seconds / (len(url.hosts) + 1))
                 asking |= {**url.sentinel_options, "ssl": url.tls, "retry": Retry(NoBackoff(), 0)}
-                self._sentinel = Sentinel(url.hosts, sentinel_kwargs=asking)
+                self._sentinel = Sentinel(url.hosts, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
                 return self._sentinel.master_for(url.service, **common, **_timeouts(seconds))
             case Layout.CLUSTER:
                 # A node that does not answer leaves time to ask another one where its slots have gone.

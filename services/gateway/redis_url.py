@@ -8,7 +8,7 @@ made common is taken here:
     redis[s]+cluster://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]...]
     unix://[USER:PASSWORD@]PATH[?db=DATABASE]
 
-Options stand behind a `?`, under redis-py's names. No error here repeats a part of the URL that may be secret.
+Options stand behind a `?`, under redis-py's names. No error here repeats what may be secret in the URL.
 """
 
 import re
@@ -96,13 +96,13 @@ class RedisUrl:
         hosts = _hosts(match["hosts"], 26379 if layout is Layout.SENTINEL else 6379)
         if layout is Layout.SERVER and len(hosts) > 1:
             raise RedisUrlError("several hosts need redis+sentinel:// or redis+cluster://")
-        service, _, database = path.strip("/").rpartition("/") if layout is Layout.SENTINEL else ("", "", path)
-        if layout is Layout.SENTINEL and not service:
-            service, database = database, ""
-        if layout is Layout.SENTINEL and (not service or "/" in service):
-            raise RedisUrlError("redis+sentinel:// needs /SERVICE or /SERVICE/DATABASE behind the hosts")
-        if database.strip("/"):
-            given.setdefault("db", _database(database.strip("/")))
+        service, database = "", path.strip("/")
+        if layout is Layout.SENTINEL:
+            service, _, database = database.partition("/")
+            if not service:
+                raise RedisUrlError("redis+sentinel:// needs /SERVICE or /SERVICE/DATABASE behind the hosts")
+        if database:
+            given.setdefault("db", _database(database))
         if layout is Layout.CLUSTER and given.get("db"):
             raise RedisUrlError("a cluster has database 0 only")
         shared = {name: value for name, value in given.items() if name in _TLS_OPTIONS}
@@ -147,7 +147,7 @@ def _options(query: str, layout: Layout, *, tls: bool) -> dict[str, Any]:
 
 def _database(text: str) -> int:
     if not text.isdecimal():
-        raise RedisUrlError("the database behind the host must be a number")
+        raise RedisUrlError("the database, last in the path, must be a number")
     return int(text)
 
 

@@ -26,6 +26,7 @@ SERVICE = "sessions"
 PASSWORD = "p@ss/w:rd#1"
 # What a gateway's user must be allowed; SECURITY.md says the same.
 RIGHTS = "~dreamr:* +@read +@write +@scripting +@connection +time -@dangerous"
+CLUSTER_RIGHTS = "+cluster|slots +command"
 _SLOTS = 16384
 _BUS = 10_000
 
@@ -36,7 +37,7 @@ class Server:
 
     process: "subprocess.Popen[bytes]"
     port: int
-    admin: "redis.Redis"
+    admin: Any
 
     def kill(self) -> None:
         """Without a word, as when its machine dies."""
@@ -91,60 +92,106 @@ def alone(folder: Path) -> Iterator[Servers]:
         yield Servers(f"redis://{HOST}:{server.port}/0", [server])
 
 
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Of a CA of the test's own, in a folder."""
+
+    folder: Path
+
+    @classmethod
+    def made(cls, folder: Path) -> "Certificates":
+        """New ones."""
+        authority = Authority.at(folder)
+        authority.issue(folder, "gateway", 1)
+        authority.issue(folder, "target", 1, [host_name(HOST)])  # one that may serve; its role is no matter
+        return cls(folder)
+
+    def serving(self, port: int) -> list[str]:
+        """A server's settings: mutual TLS, also between servers."""
+        files = self.folder
+        return [
+            *("port 0", f"tls-port {port}", "tls-auth-clients yes", f"tls-ca-cert-file {files}/ca.pem"),
+            *(f"tls-cert-file {files}/target.pem", f"tls-key-file {files}/target-key.pem"),
+            # The servers' certificates serve for both sides.
+            *("tls-replication yes", "tls-cluster yes"),
+        ]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """A client's, under redis-py's names."""
+        names = {"ssl_ca_certs": "ca", "ssl_certfile": "gateway", "ssl_keyfile": "gateway-key"}
+        return {name: f"{self.folder}/{file}.pem" for name, file in names.items()}
+
+    @property
+    def query(self) -> str:
+        """The same in a URL."""
+        return "&".join(f"{name}={value}" for name, value in self.files.items())
+
+
+def _users(rights: str) -> list[str]:
+    return [f"user dreamr on >{PASSWORD} {rights}", "user default off", "user admin on nopass ~* +@all"]
+
+
 @contextmanager
 def secured(folder: Path) -> Iterator[Servers]:
     """Mutual TLS, and a user with few rights."""
-    authority = Authority.at(folder)
-    authority.issue(folder, "gateway", 1)
-    authority.issue(folder, "target", 1, [host_name(HOST)])  # a certificate that may serve; the name is no matter
-    port = free_port(HOST)
-    lines = [
-        *("port 0", f"tls-port {port}", "tls-auth-clients yes", f"tls-ca-cert-file {folder}/ca.pem"),
-        *(f"tls-cert-file {folder}/target.pem", f"tls-key-file {folder}/target-key.pem"),
-        *(f"user dreamr on >{PASSWORD} {RIGHTS}", "user admin on nopass ~* +@all", "user default off"),
-    ]
-    files = {
-        "ssl_ca_certs": f"{folder}/ca.pem",
-        "ssl_certfile": f"{folder}/gateway.pem",
-        "ssl_keyfile": f"{folder}/gateway-key.pem",
-    }
-    query = "&".join(f"{name}={value}" for name, value in files.items())
-    with _server(folder, port, lines, username="admin", password="-", ssl=True, **files) as server:
-        yield Servers(f"rediss://dreamr:{quote(PASSWORD, safe='')}@{HOST}:{port}/0?{query}", [server])
+    tls, port = Certificates.made(folder), free_port(HOST)
+    with _server(folder, port, [*tls.serving(port), *_users(RIGHTS)], **_admin(tls)) as server:
+        yield Servers(f"rediss://dreamr:{quote(PASSWORD, safe='')}@{HOST}:{port}/0?{tls.query}", [server])
 
 
 @contextmanager
-def watched(folder: Path) -> Iterator[Servers]:
+def watched(folder: Path, *, tls: bool = False) -> Iterator[Servers]:
     """A master and a replica that want passwords, and a Sentinel that wants another; a second one is down."""
-    secret = [f'requirepass "{PASSWORD}"', f'masterauth "{PASSWORD}"']
+    certificates = Certificates.made(folder) if tls else None
+    secret = [f'requirepass "{PASSWORD}"', f'masterauth "{PASSWORD}"', "user admin on nopass ~* &* +@all"]
     with ExitStack() as stack:
         ports = [free_port(HOST)]
         while len(ports) < 4:
             ports.append(free_port(HOST, ports))
         first, second, asked, down = ports
-        master = stack.enter_context(_server(folder, first, secret, password=PASSWORD))
-        follows = [*secret, f"replicaof {HOST} {first}"]
-        replica = stack.enter_context(_server(folder, second, follows, password=PASSWORD))
-        _until(lambda: replica.admin.info("replication")["master_link_status"] == "up")
-        stack.enter_context(_sentinel(folder, asked, first))
+
+        def started(port: int, *lines: str) -> Server:
+            serving = certificates.serving(port) if certificates else []
+            return stack.enter_context(
+                _server(folder, port, [*serving, *secret, *lines], **_admin(certificates))
+            )
+
+        master = started(first)
+        replica = started(second, f"replicaof {HOST} {first}")
+        _until(lambda: _follows(replica))
+        stack.enter_context(_sentinel(folder, asked, first, certificates))
         hosts = f"{HOST}:{down},{HOST}:{asked}"
-        url = f"redis+sentinel://:{quote(PASSWORD, safe='')}@{hosts}/{SERVICE}/1?sentinel_password=watcher"
-        yield Servers(url, [master, replica])
+        scheme, query = ("rediss", "&" + certificates.query) if certificates else ("redis", "")
+        where = f"{quote(PASSWORD, safe='')}@{hosts}/{SERVICE}/1?sentinel_password=watcher"
+        yield Servers(f"{scheme}+sentinel://:{where}{query}", [master, replica])
+
+
+def _admin(certificates: Certificates | None) -> dict[str, Any]:
+    tls = {"ssl": True, **certificates.files} if certificates else {}
+    return tls | {"username": "admin", "password": "-"}
+
+
+def _follows(replica: Server) -> bool:
+    return bool(replica.admin.info("replication")["master_link_status"] == "up")
 
 
 @contextmanager
-def _sentinel(folder: Path, port: int, master: int) -> Iterator[None]:
+def _sentinel(folder: Path, port: int, master: int, certificates: Certificates | None) -> Iterator[None]:
     assert BINARY
     settings = folder / "sentinel.conf"
-    settings.write_text(
-        f"port {port}\nbind {HOST}\ndir {folder}\nrequirepass watcher\n"
-        f"sentinel monitor {SERVICE} {HOST} {master} 1\n"
-        f'sentinel auth-pass {SERVICE} "{PASSWORD}"\n'
-        f"sentinel down-after-milliseconds {SERVICE} 500\n"
-        f"sentinel failover-timeout {SERVICE} 2000\n"
-    )
+    lines = [
+        *(f"port {port}", f"bind {HOST}", f"dir {folder}", "requirepass watcher"),
+        "user admin on nopass &* +@all",
+        f"sentinel monitor {SERVICE} {HOST} {master} 1",
+        f'sentinel auth-pass {SERVICE} "{PASSWORD}"',
+        f"sentinel down-after-milliseconds {SERVICE} 500",
+        f"sentinel failover-timeout {SERVICE} 2000",
+        *(certificates.serving(port) if certificates else ()),
+    ]
+    settings.write_text("\n".join(lines) + "\n")
     with subprocess.Popen([BINARY, settings, "--sentinel"], stdout=subprocess.DEVNULL) as process:
-        client = redis.Redis(HOST, port, password="watcher")
+        client = redis.Redis(HOST, port, **_admin(certificates))
         try:
             _until(lambda: _replicas(client) == 1)
             yield
@@ -155,22 +202,27 @@ def _sentinel(folder: Path, port: int, master: int) -> Iterator[None]:
 
 def _replicas(sentinel: "redis.Redis") -> int:
     try:
-        found: dict[str, Any] = sentinel.sentinel_master(SERVICE)
+        found: Any = sentinel.sentinel_master(SERVICE)
     except redis.ConnectionError:
         return 0
     return int(found["num-slaves"])
 
 
 @contextmanager
-def clustered(folder: Path, replicas: int = 0) -> Iterator[Servers]:
-    """Three masters; with a replica, it is the first one's."""
+def clustered(folder: Path, replicas: int = 0, *, tls: bool = False) -> Iterator[Servers]:
+    """Three masters, with a user of few rights; with a replica, it is the first one's."""
+    certificates = Certificates.made(folder) if tls else None
+    # Replicas log in as well.
+    users = [*_users(f"{RIGHTS} {CLUSTER_RIGHTS}"), "masteruser admin", "masterauth -"]
     lines = ["cluster-enabled yes", "cluster-node-timeout 1000"]
     with ExitStack() as stack:
         servers: list[Server] = []
         while len(servers) < 3 + replicas:
             port = free_port(HOST)
             if _is_free(port + _BUS):
-                servers.append(stack.enter_context(_server(folder, port, lines)))
+                serving = certificates.serving(port) if certificates else []
+                started = _server(folder, port, [*serving, *users, *lines], **_admin(certificates))
+                servers.append(stack.enter_context(started))
         each = -(-_SLOTS // 3)
         for number, server in enumerate(servers):
             server.admin.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
@@ -183,9 +235,10 @@ def clustered(folder: Path, replicas: int = 0) -> Iterator[Servers]:
         first = servers[0].admin.execute_command("CLUSTER", "MYID")
         for replica in servers[3:]:
             replica.admin.execute_command("CLUSTER", "REPLICATE", first)
-            _until(lambda replica=replica: replica.admin.info("replication")["master_link_status"] == "up")  # type: ignore[misc]
-        # The first that is named is the one that fails.
-        yield Servers("redis+cluster://" + ",".join(f"{HOST}:{server.port}" for server in servers), servers)
+        _until(lambda: all(_follows(replica) for replica in servers[3:]))
+        hosts = ",".join(f"{HOST}:{server.port}" for server in servers)
+        scheme, query = ("rediss", "?" + certificates.query) if certificates else ("redis", "")
+        yield Servers(f"{scheme}+cluster://dreamr:{quote(PASSWORD, safe='')}@{hosts}{query}", servers)
 
 
 def _knows(server: Server, nodes: int) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,7 +29,12 @@ CLIENTS: dict[str, Client] = {
     "redis-py": RedisStore,
     "asyncio-redis": AsyncioRedisStore,
 }
-LAYOUTS: dict[str, Start] = {"alone": alone, "tls": secured, "sentinel": watched, "cluster": clustered}
+LAYOUTS: dict[str, Start] = {
+    "alone": alone,
+    "tls": secured,
+    "sentinel-tls": partial(watched, tls=True),
+    "cluster-tls": partial(clustered, tls=True),
+}
 STORES = ["memory", "asyncio-redis alone", *(f"redis-py {layout}" for layout in LAYOUTS)]
 
 
@@ -305,7 +311,7 @@ async def test_redis_away_fails_soon(client: Client) -> None:
 @pytest.fixture(params=["sentinel", "cluster"])
 def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]:
     """Servers whose first one has a replica."""
-    starts: dict[str, Start] = {"sentinel": watched, "cluster": lambda folder: clustered(folder, replicas=1)}
+    starts: dict[str, Start] = {"sentinel": watched, "cluster": partial(clustered, replicas=1)}
     yield from _started(starts[request.param], tmp_path)
 
 
@@ -335,7 +341,7 @@ async def test_a_master_that_dies_is_replaced(failing: Servers) -> None:
     await store.close()
 
 
-@pytest.mark.parametrize("layout", ["alone", "tls", "sentinel"])
+@pytest.mark.parametrize("layout", ["alone", "tls", "sentinel-tls"])
 async def test_a_wrong_password_is_no_secret_of_its_errors(tmp_path: Path, layout: str) -> None:
     for servers in _started(LAYOUTS[layout], tmp_path):
         right, wrong = quote(PASSWORD, safe=""), "wr0ng-s3cret"
@@ -353,7 +359,8 @@ async def test_what_a_server_repeats_is_scrubbed() -> None:
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sent = await reader.read(4096)
-        writer.write(b"-ERR unknown command, with args beginning with: " + sent.replace(b"\r\n", b" ") + b"\r\n")
+        told = b"-ERR unknown command, with args beginning with: " + sent.replace(b"\r\n", b" ")
+        writer.write(told + b"\r\n")
         await writer.drain()
         writer.close()
 

@@ -36,10 +36,12 @@ class Opened:
 
     Attributes:
         drain: told that the server is about to stop, while calls still run.
+        alongside: what it does by itself while it serves.
     """
 
     probe: Probe
     drain: Callable[[], None] = lambda: None
+    alongside: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext
 
 
 Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Opened]]
@@ -101,7 +103,7 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open) ->
             sys.stdout.write(f"ready {host}:{port} metrics {metrics_address}\n")
             sys.stdout.flush()
             log.info("serving", address=f"{host}:{port}", metrics=metrics_address)
-            async with _watched(probe, checks, service, settings), watched_loop():
+            async with _watched(probe, checks, service, settings), watched_loop(), opened.alongside():
                 await stop.wait()
             log.info("draining", seconds=settings.drain_seconds)
             await checks.enter_graceful_shutdown()

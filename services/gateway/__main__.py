@@ -41,7 +41,7 @@ def main() -> None:
         try:
             service = ReasoningService(settings, pair, cluster, store)
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
-            yield Opened(probe, service.drain)
+            yield Opened(probe, service.drain, service.adopting)
         finally:
             await cluster.close()
             await store.close()

@@ -40,3 +40,15 @@ class Admission:
             yield
         finally:
             self._places.release()
+
+    @asynccontextmanager
+    async def try_place(self) -> AsyncIterator[bool]:
+        """Holds a place for the block if one is free that nobody waits for; tells whether."""
+        free = not self._waiting and not self._places.locked()
+        if free:
+            await self._places.acquire()
+        try:
+            yield free
+        finally:
+            if free:
+                self._places.release()

@@ -33,6 +33,9 @@ class GatewaySettings(ServiceSettings):
     lease_seconds: float = Field(
         default=9.0, gt=0, description="how long a session of a gateway that is gone stays untouched"
     )
+    max_adoptions: int = Field(
+        default=8, ge=1, description="gateways that take on a session in the background before it has failed"
+    )
     verdict_seconds: float = Field(default=3.0, gt=0, description="how long a verdict may take")
     max_sessions: int = Field(default=64, ge=1, description="sessions that run at once")
     max_waiting: int = Field(default=128, ge=0, description="sessions that may wait for a place")

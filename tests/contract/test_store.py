@@ -211,6 +211,47 @@ async def test_two_owners_never_mix(store: Store) -> None:
     assert stored.steps == (b"%d" % new,)
 
 
+async def test_orphans_are_sessions_that_were_registered_and_that_nobody_holds(store: Store) -> None:
+    for name in ("orphan", "held", "unlisted", "later", "ended", "cancelled"):
+        await store.create(name, b"r", (), LEASE if name == "held" else 0)
+    for name in ("orphan", "held", "ended", "cancelled", "none"):
+        await store.register(name, 0)
+    await store.register("later", 0)
+    await store.register("later", 60)
+    await store.end("ended", 1, Status.FINISHED)
+    await store.cancel("cancelled")
+    assert await store.orphans(10) == ["orphan"]
+
+
+async def test_an_orphan_that_nobody_took_over_is_found_again(store: Store) -> None:
+    await store.register("s", 0)
+    await store.create("s", b"r", (), 0)
+    assert await store.orphans(1) == ["s"]
+    assert await store.orphans(1) == [], "somebody else is about to look at another one"
+    async with asyncio.timeout(10):
+        while not (found := await store.orphans(1)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert found == ["s"]
+    assert await store.take_over("s", LEASE)
+    await store.register("s", 0)
+    assert await store.orphans(1) == []
+
+
+async def test_no_more_orphans_than_are_wanted_and_each_one_once(store: Store) -> None:
+    names = {f"{number}" for number in range(40)}
+    for name in names:
+        await store.create(name, b"r", (), 0)
+        await store.register(name, 0)
+    # What has ended hides no orphan, however much of it there is.
+    for number in range(100):
+        await store.register(f"gone-{number}", 0)
+    found = await asyncio.gather(*(store.orphans(10) for _ in range(3)))
+    assert [len(some) for some in found] == [10, 10, 10]
+    rest = await store.orphans(100)
+    assert {name for some in (*found, rest) for name in some} == names
+    assert sum(map(len, found)) + len(rest) == 40
+
+
 async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
     store = MemoryStore(ttl_seconds=60, max_bytes=250)
     for name in ("a", "b", "c"):
@@ -264,6 +305,16 @@ async def test_everything_of_a_session_lives_as_long(redis_url: str) -> None:
             await store._redis.expire(key, 5)
         await change
         assert [await store._redis.ttl(key) for key in keys] == [60, 60, 60]
+    await store.close()
+
+
+async def test_the_list_of_those_in_the_background_goes_with_them(redis_url: str) -> None:
+    store = RedisStore(redis_url, ttl_seconds=60)
+    await store.register("gone", 0)
+    await store.register("running", 30)
+    assert await store._redis.ttl("dreamr:background") == 60
+    await store.orphans(1)
+    assert await store._redis.zrange("dreamr:background", 0, -1) == [b"running"]
     await store.close()
 
 

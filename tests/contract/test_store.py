@@ -213,13 +213,15 @@ async def test_two_owners_never_mix(store: Store) -> None:
 
 
 async def test_orphans_are_sessions_that_were_registered_and_that_nobody_holds(store: Store) -> None:
-    for name in ("orphan", "held", "unlisted", "later", "ended", "cancelled"):
-        await store.create(name, b"r", (), LEASE if name == "held" else 0)
+    fences = {
+        name: await store.create(name, b"r", (), LEASE if name == "held" else 0)
+        for name in ("orphan", "held", "unlisted", "later", "ended", "cancelled")
+    }
     for name in ("orphan", "held", "ended", "cancelled", "none"):
         await store.register(name, 0)
     await store.register("later", 0)
     await store.register("later", 60)
-    await store.end("ended", 1, Status.FINISHED)
+    await store.end("ended", fences["ended"], Status.FINISHED)
     await store.cancel("cancelled")
     assert await store.orphans(10) == ["orphan"]
 

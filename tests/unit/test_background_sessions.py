@@ -12,6 +12,7 @@ from dreamr.v1 import gateway_pb2
 from services.common.errors import OverloadedError
 from services.common.metrics import ACTIVE_CALLS
 from services.gateway.admission import Admission
+from services.gateway.callers import Caller
 from services.gateway.memory_store import MemoryStore
 from services.gateway.plan import Plan
 from services.gateway.store import Status, StoredSession, StoreError
@@ -203,7 +204,7 @@ async def test_a_place_is_tried_only_where_nobody_waits_for_it() -> None:
             assert not second
 
         async def client() -> None:
-            async with admission.place(5):
+            async with admission.place(Caller(), 5):
                 pass
 
         waiting = asyncio.create_task(client())

@@ -15,7 +15,7 @@ from dreamr.tls import SERVICES
 # Growth from behind the warm-up to the end that counts as flat. Prompts of 256 questions are kept, which have
 # up to 32,000 characters of four bytes each, and allocators keep some of the largest messages and images:
 # sizes go up and down by 20 MiB. In a run of 100,000 a leak of 5 KiB a request shows.
-SPARE = {"mib": 48.0, "descriptors": 4.0, "tasks": 8.0}
+SPARE = {"mib": 48.0, "descriptors": 4.0, "tasks": 2.0}
 MAX_LINE_BYTES = 8_192
 """Of a line in a log: whoever calls must not write as much as they like."""
 
@@ -75,7 +75,8 @@ class Health:
     async def grown(self) -> tuple[dict[str, Any], list[str]]:
         """Sizes of each part before and now, and what of the services has grown, in words.
 
-        Waits a while: connections that a client has dropped are closed when that is seen.
+        Waits a while: connections that a client has dropped are closed when that is seen, and sessions go on to
+        their deadlines.
         """
         for _ in range(_LOOKS):
             now = await sizes(self._cluster)

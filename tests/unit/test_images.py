@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -59,3 +61,19 @@ def test_checks_in_threads_leave_the_process_as_it_was() -> None:
         for done in [pool.submit(check_image, data, "images[0]", **LIMITS) for _ in range(300)]:
             done.result()
     assert list(warnings.filters) == before
+
+
+def test_what_pillow_warns_of_is_no_line_of_a_log() -> None:
+    """An animation of no frames, in a process whose warnings are as they are in a service."""
+    chunk = b"acTL" + bytes(8)
+    broken = (
+        png(8, 8)[:33] + struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png(8, 8)[33:]
+    )
+    with pytest.warns(UserWarning, match="Invalid APNG"), Image.open(io.BytesIO(broken)):
+        pass
+    program = (
+        "import sys; from services.gateway.images import check_image; "
+        "check_image(sys.stdin.buffer.read(), 'image', max_bytes=10_000, max_pixels=10_000)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], input=broken, capture_output=True, check=True)
+    assert ended.stderr == b""

@@ -31,13 +31,12 @@ class Halting(FakeServices):
 async def test_a_target_that_falls_silent_is_left_in_the_middle_of_its_reasoning() -> None:
     options = gateway_pb2.ReasonOptions(policy="target")
     async with AsyncExitStack() as stack:
-        targets = [await stack.enter_async_context(worker(parts=Halting())) for _ in range(2)]
-        proxies = {
-            proxy.address: (proxy, one)
-            for one in targets
-            for proxy in [await stack.enter_async_context(Proxy(one.address))]
-        }
-        running = await stack.enter_async_context(gateway(addresses={"target": ",".join(proxies)}))
+        halting = Halting(), Halting()
+        targets = [await stack.enter_async_context(worker(parts=parts)) for parts in halting]
+        proxies = [await stack.enter_async_context(Proxy(one.address)) for one in targets]
+        running = await stack.enter_async_context(
+            gateway(addresses={"target": ",".join(proxy.address for proxy in proxies)})
+        )
         replicas = running.service._reasoning._cluster.target
         await until(lambda: len(replicas.ready) == 2)
         told = []
@@ -46,15 +45,14 @@ async def test_a_target_that_falls_silent_is_left_in_the_middle_of_its_reasoning
             told.append(response)
             if commits(told) and swallowing is None:
                 asked = next(replica for replica in replicas.order("") if replica.calls)
-                proxy, silent = proxies[asked.address]
-                (other,) = [one for one in targets if one is not silent]
-                assert isinstance(other.parts, Halting)
-                other.parts.go.set()
-                swallowing = asyncio.create_task(proxy.swallow(3600))
+                silent = [proxy.address for proxy in proxies].index(asked.address)
+                other = halting[1 - silent]
+                other.go.set()
+                swallowing = asyncio.create_task(proxies[silent].swallow(3600))
         assert swallowing
         assert [commit.step.text for commit in commits(told)] == list(STEPS)
         # It went on behind what there was.
-        assert [list(one.context.steps) for one in other.parts.requests["Generate"]] == [[STEPS[0]]]
+        assert [list(one.context.steps) for one in other.requests["Generate"]] == [[STEPS[0]]]
         swallowing.cancel()
         await asyncio.wait([swallowing])
         # It is found again by itself.

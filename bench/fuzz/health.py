@@ -75,8 +75,8 @@ class Health:
     async def grown(self) -> tuple[dict[str, Any], list[str]]:
         """Sizes of each part before and now, and what of the services has grown, in words.
 
-        Waits a while: connections that a client has dropped are closed when that is seen, and sessions go on to
-        their deadlines.
+        Waits a while: connections that a client has dropped are closed when that is seen, and sessions go on
+        to their deadlines.
         """
         for _ in range(_LOOKS):
             now = await sizes(self._cluster)

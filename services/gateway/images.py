@@ -9,8 +9,8 @@ from services.common.errors import InvalidRequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # Pillow only warns of images between its own limit and twice that; what else it warns of, such as a broken
-# animation, is no line of our log. Set once, for the process: filters that are changed and restored around each
-# call are not safe in threads.
+# animation, is no line of our log. Set once, for the process: filters that are changed and restored around
+# each call are not safe in threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 

@@ -1,5 +1,6 @@
 """Sessions in Redis, through redis-py's asyncio client."""
 
+import asyncio
 import os
 import socket
 from typing import Any
@@ -44,10 +45,16 @@ class RedisStore(ScriptedStore):
 
     async def run(self, script: str, keys: list[str], arguments: list[Argument]) -> bytes | int:
         """See ScriptedStore."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
         try:
             found: bytes | int = await self._scripts[script](keys=keys, args=arguments)
         except (RedisError, OSError, ValueError) as error:
             raise StoreError(f"redis: {error}") from error
+        if task.cancelling() > cancelled:
+            # redis-py (8.1) swallows a cancellation that comes while it takes a connection.
+            raise asyncio.CancelledError
         return found
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation fuzz audit soak clean
+.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation fuzz audit soak chaos fight clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,12 @@ audit: setup ## known vulnerabilities of the packages that are installed; asks P
 
 soak: setup ## memory, descriptors, threads and tasks over half an hour at half of the capacity
 	$(BIN)/python -m bench.soak --minutes 30 --load 0.5
+
+chaos: setup ## 1,000 sessions on a cluster whose parts are killed, frozen and cut off
+	$(BIN)/dreamr chaos --sessions 1000 --seed 1 --pair emulated:qwen3vl-32b-2b --json .cache/chaos.json
+
+fight: setup ## two gateways fight for 1,000 sessions
+	$(BIN)/python -m bench.chaos.fight --times 1000 --json .cache/fight.json
 
 clean: ## remove what was built here
 	rm -rf .venv .cache build *.egg-info dreamr/v1/*_pb2*

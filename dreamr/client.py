@@ -108,6 +108,7 @@ class AsyncClient:
         temperature: float = 0.0,
         seed: int | None = None,
         activity: bool = False,
+        background: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[events.Event, None]:
         """Asks, and yields what happens: `Started`, each `Commit`, `Finished` (and `Activity` if wanted).
@@ -126,6 +127,8 @@ class AsyncClient:
             governor: whether speculation may be lowered where it does not pay; None as the policy has it.
             max_reasoning_tokens: tokens of the committed steps, after which the answer is written.
             max_repeats: how often one step may be committed before the answer is written.
+            background: the session is worked on to its end, also when this iterator is closed and when its
+                gateway has gone; `session` and `resume` tell what came of it.
             timeout: seconds; the client's own by default.
 
         Raises:
@@ -153,6 +156,7 @@ class AsyncClient:
             images=[common_pb2.Image(data=await asyncio.to_thread(_read, image)) for image in images],
             options=options,
             request_id=uuid.uuid4().hex,
+            background=background,
         )
         deadline = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
         async with aclosing(self._told(request, deadline)) as told:

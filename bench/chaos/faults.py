@@ -29,6 +29,8 @@ LINK_KINDS = (Kind.CUT, Kind.SWALLOWED, Kind.DELAYED)
 KINDS = (Kind.KILLED, Kind.FROZEN, *LINK_KINDS)
 STORE_KINDS = (Kind.STORE_RESTARTED, Kind.STORE_EMPTIED)
 _REDIS = "redis"
+# Without these sessions change hands.
+_MOVING = ("gateway", "target", "triton")
 _PAUSE_SECONDS = 0.5, 2.0
 _FROZEN_SECONDS = 0.5, 3.0
 _HELD_SECONDS = 0.5, 3.0
@@ -38,13 +40,14 @@ _DELAY_SECONDS = 0.05, 0.3
 class Faults:
     """Troubles a cluster until told to stop, and heals it then.
 
-    Where the store is troubled, nothing else makes a session change hands: what an emptied store has lost is
-    in the memory of the session's gateway only, and a session that just then is between two gateways is
-    nowhere. So gateways, and the target that they cannot do without, are frozen and delayed, but not lost.
+    A store is emptied in quiet times only: what it has lost is in the memory of the session's gateway alone,
+    and a session that just then is between two gateways is nowhere. So all that makes sessions change hands
+    waits before and behind it until each is held, and stored, again.
 
     Args:
         links: proxies by the part that is behind them.
         store: Redis is killed too, and comes back with what it had or without; so is the way to it.
+        settle_seconds: in which sessions that have lost their gateway are held again, and stored.
 
     Attributes:
         injected: how often each kind of fault was, and
@@ -52,7 +55,15 @@ class Faults:
         emptied: when the store last lost everything (`time.perf_counter`).
     """
 
-    def __init__(self, cluster: Cluster, links: Mapping[str, Proxy], seed: int, *, store: bool) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        links: Mapping[str, Proxy],
+        seed: int,
+        *,
+        store: bool,
+        settle_seconds: float,
+    ) -> None:
         self.kinds = (*KINDS, *STORE_KINDS) if store else KINDS
         self.injected: Counter[str] = Counter()
         self.parts: dict[str, Counter[str]] = {kind: Counter() for kind in self.kinds}
@@ -63,6 +74,7 @@ class Faults:
         self._bag = Bag(self.kinds, self._chance)
         self._places = {kind: Bag(self._hit_by(kind, store), self._chance) for kind in self.kinds}
         self._hurt: set[str] = set()
+        self._settle_seconds = settle_seconds
 
     def enough(self, each: int) -> bool:
         """Whether each kind of fault was so many times."""
@@ -74,6 +86,8 @@ class Faults:
             while not await _set_within(stop, self._chance.uniform(*_PAUSE_SECONDS)):
                 kind = self._bag.draw()
                 assert kind
+                if kind is Kind.STORE_EMPTIED and await self._quiet(stop):
+                    return
                 part = self._places[kind].draw(lambda part: part not in self._hurt)
                 if part is None:
                     self._bag.put_back(kind)
@@ -81,17 +95,25 @@ class Faults:
                 self.injected[kind] += 1
                 self.parts[kind][part] += 1
                 self._hurt.add(part)
-                group.create_task(self._hurt_and_heal(kind, part), name=f"{kind} {part}")
+                hurting = group.create_task(self._hurt_and_heal(kind, part), name=f"{kind} {part}")
+                if kind is Kind.STORE_EMPTIED:
+                    await hurting
+                    if await self._quiet(stop):
+                        return
+
+    async def _quiet(self, stop: asyncio.Event) -> bool:
+        """Waits until gateways and target are well and sessions held; true where it is told to stop."""
+        while any(part.partition("-")[0] in _MOVING for part in self._hurt):
+            if await _set_within(stop, 0.1):
+                return True
+        return await _set_within(stop, self._settle_seconds)
 
     def _hit_by(self, kind: Kind, store: bool) -> list[str]:
         """Parts that a kind of fault may hit."""
         if kind in STORE_KINDS:
             return [_REDIS]
         found = self._links if kind in LINK_KINDS else [*self._cluster.tritons, *self._cluster.processes]
-        kept = set() if store and kind in LINK_KINDS else {_REDIS}
-        if store and kind in (Kind.KILLED, Kind.CUT):
-            kept |= {name for name in found if name.partition("-")[0] in ("gateway", "target")} | {"triton"}
-        return [name for name in found if name not in kept]
+        return [name for name in found if name != _REDIS or (store and kind in LINK_KINDS)]
 
     async def _hurt_and_heal(self, kind: Kind, part: str) -> None:
         try:

@@ -24,6 +24,8 @@ _ANSWER_SECONDS = 600.0
 # A part that is killed again and again is away for longer than people would wait.
 _RESUME_SECONDS = 120.0
 _STORED_SECONDS = 30.0
+# A lease lapses, its client asks again, and the next owner renews for the first time.
+_SETTLE_SECONDS = 4 * LEASE_SECONDS
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ async def trouble(
         straight = await stack.enter_async_context(_client(_straight(cluster)))
         ways = [cluster.gateways[first:] + cluster.gateways[:first] for first in range(3)]
         clients = [await stack.enter_async_context(_client(way)) for way in ways]
-        faults = Faults(cluster, links, seed, store=store)
+        faults = Faults(cluster, links, seed, store=store, settle_seconds=_SETTLE_SECONDS)
         turns = zip(itertools.cycle(questions), itertools.cycle(clients), strict=False)
         found: list[Outcome] = []
         begun = 0

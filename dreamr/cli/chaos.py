@@ -28,7 +28,7 @@ def chaos(
         bool,
         typer.Option(
             "--store",
-            help="Kill Redis as well, which comes back with what it had or empty; gateways live on then.",
+            help="Kill Redis as well, which comes back with what it had, or empty in quiet times.",
         ),
     ] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,

@@ -38,10 +38,12 @@ class Opened:
 
     Attributes:
         drain: told that the server is about to stop, while calls still run.
+        alongside: what it does by itself while it serves.
     """
 
     probe: Probe
     drain: Callable[[], None] = lambda: None
+    alongside: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext
 
 
 Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Opened]]
@@ -96,7 +98,7 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open, ad
             log.info("serving", address=f"{host}:{port}", metrics=metrics_address)
             ended = asyncio.ensure_future(server.wait_for_termination())
             ended.add_done_callback(lambda _: stop.set())
-            async with _watched(probe, health, settings), watched_loop():
+            async with _watched(probe, health, settings), watched_loop(), opened.alongside():
                 await stop.wait()
             if ended.done():
                 # A process that serves nobody would look alive for ever.

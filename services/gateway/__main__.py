@@ -43,7 +43,7 @@ def main() -> None:
         service = ReasoningService(settings, pair, cluster, store, callers)
         try:
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
-            yield Opened(probe, service.drain)
+            yield Opened(probe, service.drain, service.adopting)
         finally:
             await service.close()
             await cluster.close()
@@ -53,16 +53,11 @@ def main() -> None:
 
 
 def _open_store(settings: GatewaySettings) -> Store:
-    """The sessions' store.
-
-    Raises:
-        ValueError: the client cannot do what the URL asks for.
-    """
+    """The sessions' store."""
     if not settings.redis:
         return MemoryStore(settings.session_ttl_seconds)
     seconds = max(settings.session_ttl_seconds, math.ceil(settings.max_call_seconds))
     if settings.redis_client == "asyncio-redis":
-        # Imported only where it is asked for: it need not be installed otherwise.
         from services.gateway.asyncio_redis_store import AsyncioRedisStore
 
         return AsyncioRedisStore(settings.redis, seconds)

@@ -17,6 +17,8 @@ _ENOUGH = 8
 # When a place may come free, where nothing is known.
 _GUESS_SECONDS = 1.0
 
+_NOBODY = Caller()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
@@ -69,6 +71,18 @@ class Admission:
         finally:
             self._seconds.add(clock() - begun)
             self._release(caller)
+
+    @asynccontextmanager
+    async def try_place(self) -> AsyncIterator[bool]:
+        """Holds a place for the block if one is free that nobody waits for; tells whether."""
+        if self.waiting or not self._may_run(_NOBODY):
+            yield False
+            return
+        self._take(_NOBODY)
+        try:
+            yield True
+        finally:
+            self._release(_NOBODY)
 
     def _may_run(self, caller: Caller) -> bool:
         most, running = caller.limits.max_sessions, self._running[caller.name]

@@ -1,27 +1,24 @@
 """Sessions in Redis, through asyncio-redis: for those who have it already. It is not maintained any more.
 
-What it lacks is refused when the gateway starts: TLS, users (ACL), sockets. What it does otherwise than it
-should: connecting to a server that is down retries for ever, so everything here has a deadline; a script that
-a restarted Redis has forgotten is reported as killed, so it is loaded once more; a list of strings from a
-script is not readable at all (see `redis_scripts.LOAD`).
+What it lacks is refused when the gateway starts: TLS, users (ACL), sockets, Sentinel, Cluster. What it does
+otherwise than it should: connecting to a server that is down retries for ever, with growing pauses, so
+connections are made here, when they are needed and within a command's deadline; a script that a restarted
+Redis has forgotten is reported as killed, so it is loaded once more; a list of strings from a script is not
+readable at all (see `redis_scripts.LOAD`).
 """
 
 import asyncio
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncio_redis
 from asyncio_redis.encoders import BytesEncoder
 
+from services.gateway.redis_url import Layout, RedisUrl, RedisUrlError
 from services.gateway.scripted_store import Argument, ScriptedStore
 from services.gateway.store import StoreError
 
 _CONNECTIONS = 4
 """Commands of many callers share one; more than one since a large image holds others up."""
-
-
-class UnsupportedUrlError(ValueError):
-    """asyncio-redis cannot do what the URL asks for; the message says what can."""
 
 
 class AsyncioRedisStore(ScriptedStore):
@@ -33,12 +30,12 @@ class AsyncioRedisStore(ScriptedStore):
         timeout_seconds: how long one command may take, connecting included.
 
     Raises:
-        UnsupportedUrlError: it needs what the client has not.
+        RedisUrlError: the URL cannot be used, or needs what the client has not.
     """
 
     def __init__(self, url: str, ttl_seconds: int, timeout_seconds: float = 1.0) -> None:
         super().__init__(ttl_seconds)
-        self._address = _address(url)
+        self._address = address_of(RedisUrl.parse(url))
         self._timeout_seconds = timeout_seconds
         self._pool: Any = None
         self._connecting = asyncio.Lock()
@@ -50,16 +47,16 @@ class AsyncioRedisStore(ScriptedStore):
         values = [value if isinstance(value, bytes) else str(value).encode() for value in arguments]
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                pool = await self._connected()
                 try:
-                    return await self._evaluate(pool, script, names, values)
-                except asyncio_redis.ScriptKilledError:
-                    self._hashes.pop(script, None)
-                    return await self._evaluate(pool, script, names, values)
-        except TimeoutError as error:
-            raise StoreError("redis: no answer in time") from error
-        except (asyncio_redis.Error, OSError) as error:
-            raise StoreError(f"redis: {error or type(error).__name__}") from error
+                    return await self._evaluate(script, names, values)
+                except (asyncio_redis.NotConnectedError, asyncio_redis.ScriptKilledError):
+                    # Redis was started anew: connections are lost, scripts forgotten. All may be repeated.
+                    self._hashes.clear()
+                    return await self._evaluate(script, names, values)
+        except TimeoutError:
+            raise StoreError("redis: no answer in time") from None
+        except (asyncio_redis.Error, asyncio_redis.ErrorReply, OSError) as error:
+            raise StoreError(f"redis: {error or type(error).__name__}") from None
 
     async def close(self) -> None:
         """See Store."""
@@ -68,13 +65,15 @@ class AsyncioRedisStore(ScriptedStore):
 
     async def _connected(self) -> Any:
         async with self._connecting:
-            if self._pool is None:
+            if self._pool is None or not self._pool.connections_connected:
+                await self.close()
                 self._pool = await asyncio_redis.Pool.create(
-                    **self._address, encoder=BytesEncoder(), poolsize=_CONNECTIONS
+                    **self._address, encoder=BytesEncoder(), poolsize=_CONNECTIONS, auto_reconnect=False
                 )
             return self._pool
 
-    async def _evaluate(self, pool: Any, script: str, keys: list[bytes], values: list[bytes]) -> bytes | int:
+    async def _evaluate(self, script: str, keys: list[bytes], values: list[bytes]) -> bytes | int:
+        pool = await self._connected()
         if script not in self._hashes:
             self._hashes[script] = await pool.script_load(script)
         reply = await pool.evalsha(self._hashes[script], keys, values)
@@ -82,22 +81,23 @@ class AsyncioRedisStore(ScriptedStore):
         return found
 
 
-def _address(url: str) -> dict[str, Any]:
-    parts = urlsplit(url)
+def address_of(url: RedisUrl) -> dict[str, Any]:
+    """Where asyncio-redis is to connect.
+
+    Raises:
+        RedisUrlError: names what it lacks.
+    """
+    options = dict(url.options)
+    password, database = options.pop("password", ""), options.pop("db", 0)
     lacking = {
-        "TLS": parts.scheme == "rediss",
-        "sockets": parts.scheme == "unix",
-        "users (ACL)": bool(parts.username),
-        "options in the URL": bool(parts.query),
+        "Sentinel": url.layout is Layout.SENTINEL,
+        "Cluster": url.layout is Layout.CLUSTER,
+        "TLS": url.tls,
+        "sockets": "unix_socket_path" in options,
+        "users (ACL)": "username" in options,
+        "options in the URL": bool(options),
     }
-    if parts.scheme not in ("redis", "rediss", "unix") or any(lacking.values()):
-        found = ", ".join(name for name, asked in lacking.items() if asked) or f"{parts.scheme}://"
-        raise UnsupportedUrlError(f"asyncio-redis has no {found}; use the client redis-py")
-    password = parts.password.encode() if parts.password else None
-    database = int(parts.path.strip("/") or 0)
-    return {
-        "host": parts.hostname or "localhost",
-        "port": parts.port or 6379,
-        "password": password,
-        "db": database,
-    }
+    if found := [name for name, asked in lacking.items() if asked]:
+        raise RedisUrlError(f"asyncio-redis has no {found[0]}; use the client redis-py")
+    host, port = url.hosts[0]
+    return {"host": host, "port": port, "password": password.encode() or None, "db": database}

@@ -42,9 +42,10 @@ from services.gateway.replicas import Replicas
 Result = TypeVar("Result")
 Stub = TypeVar("Stub")
 
-# Seconds before each further attempt. Nobody stands in for the target, so one that restarts is waited for;
-# for draft and verifier the target stands in, so they are asked on every replica and not waited for.
-_PATIENT = (0.1, 0.2)
+# Seconds before each further attempt. Nobody stands in for the target, so one that restarts is waited for, as
+# long as a service takes; for draft and verifier the target stands in, so they are asked on every replica and
+# not waited for.
+_PATIENT = (0.1, 0.2, 0.4, 0.8, 1.6)
 # A target that is full will have room again: it is asked until the session's deadline, ever more seldom.
 _FULL_SECONDS, _FULL_MOST = 0.05, 1.0
 

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Generic, TypeVar
@@ -81,42 +81,46 @@ async def hedged(
         grpc.aio.AioRpcError: neither brought anything, or the faster one broke off later.
     """
     hedge.began()
-    attempts = {_begin(first): first}
-    winner: Attempt[Item] | None = None
-    try:
-        done, _ = await asyncio.wait(attempts, timeout=hedge.seconds())
-        if not done and (second := again()) and hedge.take():
-            attempts[_begin(second)] = second
-        task = await _faster(attempts)
-        items = task.result()
-        winner = attempts[task]
-        now = time.monotonic()
-        hedge.observe(now - winner.began)
-        if len(attempts) > 1:
-            metrics.HEDGES.labels("first" if winner is first else "second").inc()
-            if winner is not first and not next(iter(attempts)).done():
-                hedge.observe(now - first.began)
-                first.replica.overdue(first.began)
-    finally:
-        slower = [task for task, attempt in attempts.items() if attempt is not winner]
-        for task in slower:
-            task.cancel()
-        await asyncio.gather(*slower, return_exceptions=True)
-        for task in slower:
-            await attempts[task].items.aclose()
-    async with aclosing(winner.items):
+    async with AsyncExitStack() as stack:
+        attempts = {_begin(first, stack): first}
+        winner: Attempt[Item] | None = None
+        try:
+            done, _ = await asyncio.wait(attempts, timeout=hedge.seconds())
+            if not done and (second := again()) and hedge.take():
+                attempts[_begin(second, stack)] = second
+            task = await _faster(attempts)
+            items = task.result()
+            winner = attempts[task]
+            now = time.monotonic()
+            hedge.observe(now - winner.began)
+            if len(attempts) > 1:
+                metrics.HEDGES.labels("first" if winner is first else "second").inc()
+                if winner is not first and not next(iter(attempts)).done():
+                    hedge.observe(now - first.began)
+                    first.replica.overdue(first.began)
+        finally:
+            slower = [task for task, attempt in attempts.items() if attempt is not winner]
+            for task in slower:
+                task.cancel()
+            await asyncio.gather(*slower, return_exceptions=True)
+            # It may have brought something in this very moment.
+            for task in slower:
+                await attempts[task].items.aclose()
         for item in items:
             yield item
         async for item in winner.items:
             yield item
 
 
-def _begin(attempt: Attempt[Item]) -> "asyncio.Task[list[Item]]":
+def _begin(attempt: Attempt[Item], stack: AsyncExitStack) -> "asyncio.Task[list[Item]]":
+    """Waits for what it brings first; the stack closes it."""
+
     async def first_item() -> list[Item]:
         async for item in attempt.items:
             return [item]
         return []
 
+    stack.push_async_callback(attempt.items.aclose)
     return asyncio.create_task(first_item())
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.gateway.store import Appended, Hold, Status, StoredSession
+from services.gateway.store import LOOK_SECONDS, Appended, Hold, Status, StoredSession
 
 
 class MemoryStore:
@@ -26,6 +26,8 @@ class MemoryStore:
         self._leases: dict[str, float] = {}
         # Of sessions that ended or were let go of, in that order: their timers and sizes in bytes.
         self._left: dict[str, tuple[asyncio.TimerHandle, int]] = {}
+        # When to look at those in the background.
+        self._due: dict[str, float] = {}
 
     async def create(
         self, session_id: str, request: bytes, images: Sequence[bytes], lease_seconds: float
@@ -56,7 +58,9 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         if session is None or session.status is not Status.RUNNING or self._held(session_id):
             return 0
-        self._sessions[session_id] = replace(session, fence=session.fence + 1)
+        self._sessions[session_id] = replace(
+            session, fence=session.fence + 1, takeovers=session.takeovers + 1
+        )
         self._lease(session_id, lease_seconds)
         return session.fence + 1
 
@@ -102,6 +106,22 @@ class MemoryStore:
         images = session.images if with_images else ()
         held = self._held(session_id)
         return replace(session, held=held, first=first, steps=session.steps[first:], images=images)
+
+    async def register(self, session_id: str, seconds: float) -> None:
+        """See Store."""
+        self._due[session_id] = time.monotonic() + seconds
+
+    async def orphans(self, limit: int) -> list[str]:
+        """See Store."""
+        now, found = time.monotonic(), list[str]()
+        for session_id in [name for name, due in self._due.items() if due <= now]:
+            session = self._sessions.get(session_id)
+            if session is None or session.status is not Status.RUNNING:
+                del self._due[session_id]
+            elif not self._held(session_id) and len(found) < limit:
+                self._due[session_id] = now + LOOK_SECONDS
+                found.append(session_id)
+        return found
 
     async def close(self) -> None:
         """See Store."""

@@ -1,8 +1,12 @@
 """What Redis does for sessions, each as one script: all of it happens, or nothing.
 
 Keys, all of one session under one `{id}` hash tag so that they share a cluster's slot: `dreamr:{id}:session`
-(hash: request, status, fence, leased until, outcome, and the images' content hashes in order),
+(hash: request, status, fence, take-overs, leased until, outcome, and the images' content hashes in order),
 `dreamr:{id}:steps` (list) and `dreamr:{id}:images` (hash: content hash to bytes). They expire together.
+
+`dreamr:background` (sorted set: session id by the time to look at it, in ms) is in another slot, and so never
+changes together with a session. It is a list of hints, which heals: who holds a session puts it there again
+and again, and what is found to have ended is removed.
 """
 
 # KEYS: session, steps, images. ARGV: fence, index, step, seconds to live.
@@ -72,6 +76,7 @@ TAKE_OVER = (
 local found = redis.call('HMGET', KEYS[1], 'status', 'leased')
 if found[1] ~= 'running' or tonumber(found[2]) > now then return 0 end
 redis.call('HSET', KEYS[1], 'leased', now + ARGV[1])
+redis.call('HINCRBY', KEYS[1], 'takeovers', 1)
 return redis.call('HINCRBY', KEYS[1], 'fence', 1)
 """
 )
@@ -90,11 +95,12 @@ return 1
 LOAD = (
     _NOW
     + """
-local found = redis.call('HMGET', KEYS[1], 'request', 'status', 'fence', 'leased', 'images', 'outcome')
+local found = redis.call('HMGET', KEYS[1], 'request', 'status', 'fence', 'leased', 'images', 'outcome',
+    'takeovers')
 if not found[1] then return '' end
 local steps = redis.call('LRANGE', KEYS[2], ARGV[1], -1)
-local parts = {found[1], found[2], found[3], tonumber(found[4]) > now and '1' or '0', found[5],
-    found[6] or '', tostring(#steps)}
+local parts = {found[1], found[2], found[3], tonumber(found[4]) > now and '1' or '0', found[7] or '0',
+    found[5], found[6] or '', tostring(#steps)}
 for _, step in ipairs(steps) do table.insert(parts, step) end
 if ARGV[2] == '1' then
     for _, part in ipairs(redis.call('HGETALL', KEYS[3])) do table.insert(parts, part) end
@@ -104,4 +110,38 @@ return table.concat(parts)
 """
 )
 
-ALL = (APPEND, END, CREATE, RENEW, TAKE_OVER, CANCEL, LOAD)
+# KEYS: background. ARGV: session id, ms from now on, seconds to live.
+REGISTER = (
+    _NOW
+    + """
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+)
+
+# KEYS: background. ARGV: how many at most, ms until they are due again: who asks meanwhile gets others. Ids,
+# with spaces between.
+DUE = (
+    _NOW
+    + """
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+for _, id in ipairs(due) do redis.call('ZADD', KEYS[1], now + ARGV[2], id) end
+return table.concat(due, ' ')
+"""
+)
+
+# KEYS: session.
+LOOK = (
+    _NOW
+    + """
+local found = redis.call('HMGET', KEYS[1], 'status', 'leased')
+if found[1] ~= 'running' then return 'ended' end
+return tonumber(found[2]) > now and 'held' or 'orphan'
+"""
+)
+
+# KEYS: background. ARGV: session ids.
+FORGET = "return redis.call('ZREM', KEYS[1], unpack(ARGV))"
+
+ALL = (APPEND, END, CREATE, RENEW, TAKE_OVER, CANCEL, LOAD, REGISTER, DUE, LOOK, FORGET)

@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from services.gateway import redis_scripts as scripts
-from services.gateway.store import Appended, Hold, Status, StoredSession
+from services.gateway.store import LOOK_SECONDS, Appended, Hold, Status, StoredSession
 
 Argument = str | bytes | int
+
+_BACKGROUND = "dreamr:background"
+# So many times `limit` sessions are looked at in one search: it has an end whatever has piled up.
+_ROUNDS = 32
 
 
 class ScriptedStore(ABC):
@@ -76,7 +80,7 @@ class ScriptedStore(ABC):
         assert isinstance(packed, bytes)
         if not packed:
             return None
-        request, status, fence, held, names, outcome, count, *rest = _unpacked(packed)
+        request, status, fence, held, takeovers, names, outcome, count, *rest = _unpacked(packed)
         kept = rest[int(count) :]
         images = dict(zip(kept[::2], kept[1::2], strict=True))
         return StoredSession(
@@ -84,11 +88,33 @@ class ScriptedStore(ABC):
             status=Status(status.decode()),
             fence=int(fence),
             held=held == b"1",
+            takeovers=int(takeovers),
             first=first,
             steps=tuple(rest[: int(count)]),
             images=tuple(images[name] for name in names.split() if name in images),
             outcome=outcome,
         )
+
+    async def register(self, session_id: str, seconds: float) -> None:
+        """See Store."""
+        arguments: list[Argument] = [session_id, _milliseconds(seconds), self._ttl_seconds]
+        await self.run(scripts.REGISTER, [_BACKGROUND], arguments)
+
+    async def orphans(self, limit: int) -> list[str]:
+        """See Store."""
+        found: list[str] = []
+        for _ in range(_ROUNDS):
+            due = await self.run(
+                scripts.DUE, [_BACKGROUND], [limit - len(found), _milliseconds(LOOK_SECONDS)]
+            )
+            assert isinstance(due, bytes)
+            looks = {name: await self._word(scripts.LOOK, name, []) for name in due.decode().split()}
+            found += [name for name, look in looks.items() if look == "orphan"]
+            if ended := [name for name, look in looks.items() if look == "ended"]:
+                await self.run(scripts.FORGET, [_BACKGROUND], list(ended))
+            if not looks or len(found) >= limit:
+                break
+        return found
 
     async def _word(self, script: str, session_id: str, arguments: list[Argument]) -> str:
         word = await self.run(script, _keys(session_id), arguments)

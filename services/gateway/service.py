@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
+import structlog
 
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common import logs
@@ -23,6 +24,7 @@ from services.common.pair import Pair
 from services.common.validation import seconds_left
 from services.gateway import convert
 from services.gateway.admission import Admission
+from services.gateway.adoption import Adoption
 from services.gateway.budgets import Budgets
 from services.gateway.callers import Caller, Callers
 from services.gateway.cluster_parts import Cluster
@@ -33,6 +35,8 @@ from services.gateway.sessions import Session
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
 from services.gateway.store import Status, Store, StoredSession, StoreError
+
+log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -68,10 +72,21 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         self._shares = Shares(max(1, settings.max_calls // 2))
         self._reasoning = Reasoning(cluster, settings.verdict_seconds)
         self._admission = Admission(settings.max_sessions, settings.max_waiting)
+        self._adoption = Adoption(store, self._admission, self._adopt, settings.lease_seconds)
 
     def drain(self) -> None:
         """Takes no more sessions, and hands over those that run."""
         self._reasoning.drain()
+
+    @asynccontextmanager
+    async def adopting(self) -> AsyncIterator[None]:
+        """Within the block sessions in the background are taken up; at its end those are handed over."""
+        task = asyncio.create_task(self._adoption.run(), name="adoption")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
     async def close(self) -> None:
         """Ends what goes on behind calls that are over."""
@@ -93,7 +108,9 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             raise InvalidRequestError.of("request_id", f"has more than {MAX_REQUEST_ID} characters")
         images = [image.data for image in request.images]
         session_id = Session.id_of(request.request_id, caller.tag)
-        stored = gateway_pb2.ReasonRequest(question=request.question, options=plan.options())
+        stored = gateway_pb2.ReasonRequest(
+            question=request.question, options=plan.options(), background=request.background
+        )
         kept = stored.SerializeToString(deterministic=True)
         async with self._admission.place(caller, _left(deadline)):
             await self._check_images(images)
@@ -196,7 +213,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             if stored.status is Status.CANCELLED:
                 raise SessionCancelledError(f"session {session_id} was cancelled")
             if stored.status is Status.FAILED:
-                raise InvalidRequestError(f"session {session_id}: the target refused it")
+                raise InvalidRequestError(f"session {session_id} failed: it was refused, or tried too often")
             if not stored.held:
                 if not stored.steps and await self._lacks(session_id, first):
                     now = asyncio.get_running_loop().time()
@@ -228,25 +245,51 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             if taken is None:
                 return False
             session, stored = taken
-            commits = [gateway_pb2.Commit.FromString(step) for step in stored.steps]
-            request = gateway_pb2.ReasonRequest.FromString(stored.request)
-            images = [common_pb2.Image(data=image) for image in stored.images]
-            request.images.extend(images)
-            for commit in commits[first:]:
-                await send(gateway_pb2.ReasonResponse(commit=commit))
-            task = Task(
-                Plan.of(request, self._pair),
-                common_pb2.Context(session_id=session_id, question=request.question, images=images),
-                deadline,
-                committed=[convert.step_from(commit.step) for commit in commits],
-                told=True,
-            )
-            await self._run(session, task, caller, send, context)
+            for step in stored.steps[first:]:
+                await send(gateway_pb2.ReasonResponse(commit=gateway_pb2.Commit.FromString(step)))
+            await self._run(session, await self._rest(session, stored, deadline), caller, send, context)
             return True
 
-    async def _run(self, session: Session, task: Task, caller: Caller, send: Send, context: Context) -> None:
-        """Works on a session; one without an answer names what is kept, for people and for programs."""
+    async def _adopt(self, session_id: str) -> None:
+        """Takes up a session in the background, if nobody holds it, and works on it; nobody is told."""
+        async with _store_errors():
+            taken = await Session.take_over(self._store, session_id, self._settings.lease_seconds)
+        if taken is None:
+            return
+        session, stored = taken
         logs.bind_session(session.id)
+        if stored.takeovers >= self._settings.max_adoptions:
+            log.error("session given up", takeovers=stored.takeovers)
+            await session.end(Status.FAILED)
+            return
+        log.info("session adopted", steps=session.committed)
+        deadline = asyncio.get_running_loop().time() + self._settings.max_call_seconds
+        send = self._charging(self._callers.of_session(session.id), _tell_nobody)
+        await self._reasoning.run(session, await self._rest(session, stored, deadline), send)
+
+    async def _rest(self, session: Session, stored: StoredSession, deadline: float) -> Task:
+        """What is still to be done on a session that was taken over.
+
+        Raises:
+            InvalidRequestError: not by this gateway's settings; the session is let go of.
+        """
+        request = gateway_pb2.ReasonRequest.FromString(stored.request)
+        request.images.extend(common_pb2.Image(data=image) for image in stored.images)
+        try:
+            plan = Plan.of(request, self._pair)
+        except InvalidRequestError:
+            await session.release()
+            raise
+        return Task(
+            plan,
+            common_pb2.Context(session_id=session.id, question=request.question, images=request.images),
+            deadline,
+            committed=[convert.step_from(gateway_pb2.Commit.FromString(step).step) for step in stored.steps],
+            told=True,
+        )
+
+    def _charging(self, caller: Caller, send: Send) -> Send:
+        """Sends, and charges the caller for what was written."""
         charged = 0
 
         async def charge(response: gateway_pb2.ReasonResponse) -> None:
@@ -260,12 +303,27 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             self._budgets.charge(caller, tokens)
             await send(response)
 
+        return charge
+
+    async def _run(self, session: Session, task: Task, caller: Caller, send: Send, context: Context) -> None:
+        """Works on a session; one without an answer names what is kept, for people and for programs."""
+        logs.bind_session(session.id)
         try:
-            await self._reasoning.run(session, task, charge)
+            await self._reasoning.run(session, task, self._charging(caller, send))
+        except asyncio.CancelledError:
+            self._left(session)
+            raise
         except ServiceError as failure:
+            if isinstance(failure, LateError):
+                self._left(session)
             context.set_trailing_metadata(((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored))))
             kept = f"session {session.id} keeps {session.stored} committed steps"
             raise type(failure)(f"{failure}; {kept}") from failure
+
+    def _left(self, session: Session) -> None:
+        """Its client has gone, or has no more time: one in the background goes on without."""
+        if session.background:
+            self._adoption.tell(session.id)
 
     def _started(self, session_id: str, stored: StoredSession) -> gateway_pb2.Started:
         options = gateway_pb2.ReasonRequest.FromString(stored.request).options
@@ -318,6 +376,10 @@ async def _write(context: Context, response: Any) -> None:
         # The client has left, and gRPC is about to cancel this handler: that is no failure of ours. Should it
         # not, the session's deadline does.
         await asyncio.get_running_loop().create_future()
+
+
+async def _tell_nobody(response: gateway_pb2.ReasonResponse) -> None:
+    """Who wants to know of an adopted session asks the store."""
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -17,6 +18,9 @@ RENEWALS = 3
 
 _AGAIN_SECONDS = 0.1
 
+# However often a session was taken over, the next time is no more than 2 to this power leases away.
+_MOST_DOUBLINGS = 10
+
 _NAMES = uuid.UUID("6fa1f0f6-5f0b-4c55-9f5c-3a2f6d0e9c1b")
 
 
@@ -27,6 +31,7 @@ class Session:
     again. When somebody else holds it, or it was cancelled, it is lost: nothing more is to be told of it.
 
     Attributes:
+        background: it is to be worked on to its end though nobody listens.
         stored: committed steps that the store has.
         away: why the session is not durable though its store is; empty otherwise.
         lost: why it is not this gateway's any more.
@@ -34,6 +39,7 @@ class Session:
 
     def __init__(self, store: Store, session_id: str, lease_seconds: float, request: bytes) -> None:
         self.id = session_id
+        self.background = gateway_pb2.ReasonRequest.FromString(request).background
         self.stored = 0
         self.away = ""
         self._store = store
@@ -41,6 +47,7 @@ class Session:
         self._request = request
         self._images: Sequence[bytes] = ()
         self._fence = 0
+        self._takeovers = 0
         self._steps: list[bytes] = []
         self.lost: ServiceError | None = None
         self._loss = asyncio.Event()
@@ -72,6 +79,7 @@ class Session:
         """
         session = cls(store, session_id, lease_seconds, request)
         session._images = images
+        await session._register()
         try:
             session._fence = await store.create(session_id, request, images, lease_seconds)
         except StoreError as error:
@@ -97,8 +105,10 @@ class Session:
         session = cls(store, session_id, lease_seconds, stored.request)
         session._images = stored.images
         session._fence = fence
+        session._takeovers = stored.takeovers
         session._steps = list(stored.steps)
         session.stored = len(session._steps)
+        await session._register()
         return session, stored
 
     async def append(self, commit: gateway_pb2.Commit) -> bool:
@@ -170,6 +180,8 @@ class Session:
             if self.lost is not None:
                 return
             try:
+                if renew:
+                    await self._register()
                 if renew and self._fence:
                     self._check(await self._store.renew(self.id, self._fence, self._lease_seconds))
                 if not self._fence:
@@ -179,7 +191,7 @@ class Session:
                     appended = await self._store.append(self.id, self._fence, self.stored, step)
                     if appended is Appended.NO_SESSION:
                         await self._create()
-                    else:
+                    elif not (appended is Appended.WRONG_INDEX and await self._rewound()):
                         self._check_appended(appended)
                         self.stored += self.lost is None
             except StoreError as error:
@@ -195,6 +207,29 @@ class Session:
         self.stored = 0
         if not self._fence:
             self._lose(UnavailableError("another gateway has begun this session meanwhile"))
+
+    async def _rewound(self) -> bool:
+        """Whether the store has only forgotten the last steps, as when a replica stands in for its master."""
+        found = await self._store.load(self.id, with_images=False)
+        if found is None or (found.fence, found.status) != (self._fence, Status.RUNNING):
+            return False
+        if (count := len(found.steps)) >= self.stored or list(found.steps) != self._steps[:count]:
+            return False
+        log.warning("the store has lost steps; they are written again", lost=self.stored - count)
+        self.stored = count
+        return True
+
+    async def _register(self) -> None:
+        """Lets other gateways look for a session in the background, should this one go.
+
+        Each time it was taken over they wait twice as long: it may be what brings gateways down, or the
+        target may be away.
+        """
+        if self.background:
+            doublings = min(self._takeovers, _MOST_DOUBLINGS)
+            # It is done again with each renewal.
+            with suppress(StoreError):
+                await self._store.register(self.id, self._lease_seconds * 2**doublings)
 
     def _check(self, hold: Hold) -> None:
         if hold is Hold.CANCELLED:

@@ -1,13 +1,14 @@
 """Settings of the gateway."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from dreamr.keys import KeyFile
 from services.common.settings import ServiceSettings, Targets
+from services.gateway.redis_url import RedisUrl, RedisUrlError
 
 
 class GatewaySettings(ServiceSettings):
@@ -24,7 +25,12 @@ class GatewaySettings(ServiceSettings):
     resolve_seconds: float = Field(
         default=5.0, ge=0.1, description="how often names are resolved anew, besides when a replica fails"
     )
-    redis: str = Field(default="", description="URL of the sessions' Redis; empty keeps them in memory")
+    redis: str = Field(
+        default="",
+        repr=False,  # it may have a password
+        description="URL of the sessions' Redis: redis[s]://, redis[s]+sentinel://HOSTS/SERVICE, "
+        "redis[s]+cluster://HOSTS; empty keeps them in memory",
+    )
     redis_client: Literal["redis-py", "asyncio-redis"] = Field(
         default="redis-py", description="which client library talks to Redis"
     )
@@ -34,6 +40,9 @@ class GatewaySettings(ServiceSettings):
     durable_only: bool = Field(default=False, description="refuse sessions that the store cannot take now")
     lease_seconds: float = Field(
         default=9.0, gt=0, description="how long a session of a gateway that is gone stays untouched"
+    )
+    max_adoptions: int = Field(
+        default=8, ge=1, description="gateways that take on a session in the background before it has failed"
     )
     verdict_seconds: float = Field(default=3.0, gt=0, description="how long a verdict may take")
     keys: Path | None = Field(
@@ -50,3 +59,20 @@ class GatewaySettings(ServiceSettings):
         if path:
             KeyFile.load(path)
         return path
+
+    @model_validator(mode="after")
+    def _check_redis(self) -> Self:
+        if not self.redis:
+            return self
+        try:
+            url = RedisUrl.parse(self.redis)
+            if self.redis_client == "asyncio-redis":
+                # Imported only where it is asked for: it need not be installed otherwise.
+                from services.gateway.asyncio_redis_store import address_of
+
+                address_of(url)
+        except RedisUrlError as error:
+            raise ValueError(f"redis: {error}") from None
+        except ImportError as error:
+            raise ValueError("redis_client: asyncio-redis is not installed") from error
+        return self

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+LOOK_SECONDS = 1.0
+"""An orphan that `Store.orphans` has told of and that nobody took over is told of again after so long."""
+
 
 class StoreError(Exception):
     """The store cannot be reached, or answered what it should not."""
@@ -52,6 +55,7 @@ class StoredSession:
         request: a serialised `dreamr.v1.ReasonRequest` without its images, with every option resolved.
         images: in the request's order; a store keeps one copy of each content.
         held: somebody's lease on it has not lapsed.
+        takeovers: how often it has changed hands.
         first: index of the first of `steps`.
         steps: serialised `dreamr.v1.Commit` messages, in order.
         outcome: a serialised `dreamr.v1.Finished` once finished, otherwise empty.
@@ -61,6 +65,7 @@ class StoredSession:
     status: Status
     fence: int
     held: bool = False
+    takeovers: int = 0
     first: int = 0
     steps: tuple[bytes, ...] = ()
     images: tuple[bytes, ...] = ()
@@ -106,6 +111,21 @@ class Store(Protocol):
         self, session_id: str, first: int = 0, *, with_images: bool = True
     ) -> StoredSession | None:
         """The session as it stands, with its steps from `first` on; None when there is none."""
+        ...
+
+    async def register(self, session_id: str, seconds: float) -> None:
+        """Lists a session for `orphans`, which looks at it in so many seconds, and not before.
+
+        It need not be there yet. What the list has is a hint and may get lost, so whoever holds the session
+        does this again and again.
+        """
+        ...
+
+    async def orphans(self, limit: int) -> list[str]:
+        """Registered sessions whose time has come, that run and that nobody holds; so many at most.
+
+        Those that have ended are dropped from the list.
+        """
         ...
 
     async def close(self) -> None:

@@ -17,7 +17,7 @@ from training.task import held_out
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
 
-QUESTIONS = held_out(12, seed=29)
+QUESTIONS = list(held_out(12, seed=29))
 SESSIONS = 3
 
 
@@ -42,7 +42,7 @@ async def sample(address: str, name: str, **labels: str) -> float:
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Waits for what other processes do."""
     async with asyncio.timeout(90):
-        while not await holds():
+        while not await holds():  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.1)
 
 

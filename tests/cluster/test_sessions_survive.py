@@ -99,6 +99,31 @@ async def test_a_gateway_that_freezes_and_wakes_up_does_no_harm(cluster: Cluster
         assert [step.text for step in stored.steps] == told_steps
 
 
+async def test_in_the_background_it_ends_without_its_client_and_its_gateway(cluster: Cluster) -> None:
+    process = cluster.processes["gateway-2"]
+    seen: list[dreamr.Event] = []
+    async with dreamr.AsyncClient(cluster.gateways[1], timeout=60) as client:
+        stream = client.reason(LONG[0].question, images=[LONG[0].image], background=True)
+        async with aclosing(stream) as told:
+            async for event in told:
+                seen.append(event)
+                if isinstance(event, dreamr.Commit) and event.index == 1:
+                    os.kill(process.pid, signal.SIGKILL)
+                    break
+    started = seen[0]
+    assert isinstance(started, dreamr.Started)
+    async with dreamr.AsyncClient(cluster.gateways[0]) as other, asyncio.timeout(60):
+        while (stored := await other.session(started.session_id)).status == "running":  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert stored.status == "finished"
+    assert stored.finished
+    assert stored.finished.answer
+    known = [event.text for event in seen if isinstance(event, dreamr.Commit)]
+    assert [step.text for step in stored.steps][: len(known)] == known
+    assert stored.steps[-1].closes
+    await cluster.restart("gateway-2")
+
+
 async def test_redis_that_comes_back_empty_is_filled_again(cluster: Cluster) -> None:
     def restart() -> None:
         restarting.append(asyncio.ensure_future(_restart_redis(cluster)))

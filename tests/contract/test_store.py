@@ -1,52 +1,60 @@
 """What every session store must do; real Redis where it is installed."""
 
 import asyncio
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import redis
 
-from services.gateway.asyncio_redis_store import AsyncioRedisStore, UnsupportedUrlError
+from services.gateway import memory_store, scripted_store
+from services.gateway.asyncio_redis_store import AsyncioRedisStore
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
+from services.gateway.redis_url import RedisUrlError
 from services.gateway.store import Appended, Hold, Status, Store, StoreError
+from tests.contract.redis_servers import BINARY, PASSWORD, Servers, alone, clustered, secured, watched
 
 LEASE = 30.0
-REDIS = shutil.which("redis-server") or shutil.which("redis-server", path=str(Path(sys.executable).parent))
-
-
-@pytest.fixture
-def redis_url(tmp_path: Path) -> Iterator[str]:
-    if REDIS is None:
-        pytest.skip("redis-server is not installed (Debian: redis-tools)")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [REDIS, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        while b"eady to accept" not in (line := process.stdout.readline()):
-            assert line, "redis-server ended while starting"
-        yield f"redis://127.0.0.1:{port}/0"
-        process.terminate()
-        process.communicate(timeout=10)
-
 
 Make = Callable[[], Store]
 Client = type[RedisStore] | type[AsyncioRedisStore]
+Start = Callable[[Path], AbstractContextManager[Servers]]
 
 
 CLIENTS: dict[str, Client] = {
     "redis-py": RedisStore,
     "asyncio-redis": AsyncioRedisStore,
 }
+LAYOUTS: dict[str, Start] = {
+    "alone": alone,
+    "tls": secured,
+    "sentinel-tls": partial(watched, tls=True),
+    "cluster-tls": partial(clustered, tls=True),
+}
+STORES = ["memory", "asyncio-redis alone", *(f"redis-py {layout}" for layout in LAYOUTS)]
+
+
+def _started(start: Start, folder: Path) -> Iterator[Servers]:
+    if BINARY is None:
+        pytest.skip("redis-server is not installed (Debian: redis-tools)")
+    with start(folder) as servers:
+        yield servers
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Servers]:
+    """One that a test may harm."""
+    yield from _started(alone, tmp_path)
+
+
+@pytest.fixture
+def redis_url(own_redis: Servers) -> str:
+    return own_redis.url
 
 
 @pytest.fixture(params=list(CLIENTS))
@@ -54,12 +62,20 @@ def client(request: pytest.FixtureRequest) -> Client:
     return CLIENTS[request.param]
 
 
-@pytest.fixture(params=["memory", *CLIENTS])
-def make(request: pytest.FixtureRequest) -> Make:
+# Once for all tests with the same servers; each begins with none of their sessions.
+@pytest.fixture(scope="module", params=STORES)
+def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
     if request.param == "memory":
-        return lambda: MemoryStore(ttl_seconds=60)
-    url: str = request.getfixturevalue("redis_url")
-    return lambda: CLIENTS[request.param](url, ttl_seconds=60)
+        yield lambda: MemoryStore(ttl_seconds=60)
+        return
+    client, layout = request.param.split()
+    for servers in _started(LAYOUTS[layout], tmp_path_factory.mktemp(layout)):
+
+        def made(servers: Servers = servers) -> Store:
+            servers.flush()
+            return CLIENTS[client](servers.url, ttl_seconds=60, timeout_seconds=10)
+
+        yield made
 
 
 @pytest.fixture
@@ -196,6 +212,53 @@ async def test_two_owners_never_mix(store: Store) -> None:
     assert stored.steps == (b"%d" % new,)
 
 
+async def test_orphans_are_sessions_that_were_registered_and_that_nobody_holds(store: Store) -> None:
+    fences = {
+        name: await store.create(name, b"r", (), LEASE if name == "held" else 0)
+        for name in ("orphan", "held", "unlisted", "later", "ended", "cancelled")
+    }
+    for name in ("orphan", "held", "ended", "cancelled", "none"):
+        await store.register(name, 0)
+    await store.register("later", 0)
+    await store.register("later", 60)
+    await store.end("ended", fences["ended"], Status.FINISHED)
+    await store.cancel("cancelled")
+    assert await store.orphans(10) == ["orphan"]
+
+
+async def test_an_orphan_that_nobody_took_over_is_found_again(store: Store) -> None:
+    await store.register("s", 0)
+    await store.create("s", b"r", (), 0)
+    assert await store.orphans(1) == ["s"]
+    async with asyncio.timeout(10):
+        while not (found := await store.orphans(1)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert found == ["s"]
+    assert await store.take_over("s", LEASE)
+    await store.register("s", 0)
+    assert await store.orphans(1) == []
+
+
+async def test_no_more_orphans_than_are_wanted_and_each_one_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (memory_store, scripted_store):
+        monkeypatch.setattr(module, "LOOK_SECONDS", 60)
+    names = {f"{number}" for number in range(40)}
+    for name in names:
+        await store.create(name, b"r", (), 0)
+        await store.register(name, 0)
+    # What has ended hides no orphan, however much of it there is.
+    for number in range(100):
+        await store.register(f"gone-{number}", 0)
+    found = await asyncio.gather(*(store.orphans(10) for _ in range(3)))
+    assert [len(some) for some in found] == [10, 10, 10]
+    rest = await store.orphans(100)
+    assert {name for some in (*found, rest) for name in some} == names
+    assert sum(map(len, found)) + len(rest) == 40
+    assert await store.orphans(100) == []
+
+
 async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
     store = MemoryStore(ttl_seconds=60, max_bytes=250)
     for name in ("a", "b", "c"):
@@ -210,20 +273,17 @@ async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
 
 
 async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(
-    redis_url: str, client: Client
+    own_redis: Servers, client: Client
 ) -> None:
-    store = client(redis_url, ttl_seconds=60, timeout_seconds=0.3)
+    store = client(own_redis.url, ttl_seconds=60, timeout_seconds=0.3)
     fence = await store.create("s", b"r", (), LEASE)
-    other = redis.Redis.from_url(redis_url)
-    pid = int(other.info("server")["process_id"])
-    other.close()
-    os.kill(pid, signal.SIGSTOP)
+    own_redis.servers[0].stopped(True)
     try:
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(5):
             with pytest.raises(StoreError):
                 await store.append("s", fence, 0, b"a")
     finally:
-        os.kill(pid, signal.SIGCONT)
+        own_redis.servers[0].stopped(False)
     await store.close()
 
 
@@ -252,6 +312,16 @@ async def test_everything_of_a_session_lives_as_long(redis_url: str) -> None:
             await store._redis.expire(key, 5)
         await change
         assert [await store._redis.ttl(key) for key in keys] == [60, 60, 60]
+    await store.close()
+
+
+async def test_the_list_of_those_in_the_background_goes_with_them(redis_url: str) -> None:
+    store = RedisStore(redis_url, ttl_seconds=60)
+    await store.register("gone", 0)
+    await store.register("running", 30)
+    assert await store._redis.ttl("dreamr:background") == 60
+    await store.orphans(1)
+    assert await store._redis.zrange("dreamr:background", 0, -1) == [b"running"]
     await store.close()
 
 
@@ -291,13 +361,15 @@ async def test_fences_from_before_a_redis_lost_everything_stay_stale(redis_url: 
         ("rediss://h", "TLS"),
         ("unix:///tmp/r", "sockets"),
         ("redis://me:secret@h", "users"),
-        ("redis://h?socket_timeout=1", "options"),
-        ("redis+sentinel://h", "sentinel"),
+        ("redis://h?client_name=me", "options"),
+        ("redis+sentinel://h/sessions", "Sentinel"),
+        ("redis+cluster://h", "Cluster"),
     ],
 )
 async def test_what_asyncio_redis_lacks_is_refused(url: str, lacks: str) -> None:
-    with pytest.raises(UnsupportedUrlError, match=lacks):
+    with pytest.raises(RedisUrlError, match=lacks) as caught:
         AsyncioRedisStore(url, ttl_seconds=60)
+    assert "secret" not in str(caught.value)
 
 
 async def test_redis_away_fails_soon(client: Client) -> None:
@@ -327,3 +399,68 @@ async def test_who_is_cancelled_while_the_store_works_is_cancelled(make: Make) -
             await asyncio.wait([asking], timeout=5)
             assert asking.cancelled()
     await store.close()
+
+
+@pytest.fixture(params=["sentinel", "cluster"])
+def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]:
+    """Servers whose first one has a replica."""
+    starts: dict[str, Start] = {"sentinel": watched, "cluster": partial(clustered, replicas=1)}
+    yield from _started(starts[request.param], tmp_path)
+
+
+async def test_a_master_that_dies_is_replaced(failing: Servers) -> None:
+    store = RedisStore(failing.url, ttl_seconds=60)
+    # In a cluster the first server has some of them.
+    names = [f"{number}" for number in range(12)]
+    fences = {name: await store.create(name, b"r", [b"image"], LEASE) for name in names}
+    master = failing.servers[0]
+    assert master.admin.execute_command("WAIT", 1, 10_000) == 1, "the replica has it"
+    master.kill()
+
+    async def appended(name: str) -> Appended:
+        while True:
+            try:
+                return await store.append(name, fences[name], 0, b"a")
+            except StoreError:
+                await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(60):
+        for name in names:
+            assert await appended(name) in (Appended.DONE, Appended.REPEATED)
+    for name in names:
+        stored = await store.load(name)
+        assert stored is not None
+        assert (stored.steps, stored.images) == ((b"a",), (b"image",))
+    await store.close()
+
+
+@pytest.mark.parametrize("layout", ["alone", "tls", "sentinel-tls"])
+async def test_a_wrong_password_is_no_secret_of_its_errors(tmp_path: Path, layout: str) -> None:
+    for servers in _started(LAYOUTS[layout], tmp_path):
+        right, wrong = quote(PASSWORD, safe=""), "wr0ng-s3cret"
+        url = servers.url.replace(right, wrong).replace("redis://", f"redis://{wrong}:{wrong}@")
+        store = RedisStore(url, ttl_seconds=60)
+        with pytest.raises(StoreError) as caught:
+            await store.create("s", b"r", (), LEASE)
+        told = "".join(traceback.format_exception(caught.value)) + repr(store._url)
+        assert wrong not in told
+        await store.close()
+
+
+async def test_what_a_server_repeats_is_scrubbed() -> None:
+    """An old Redis tells what it was sent, where it does not know the command."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent = await reader.read(4096)
+        told = b"-ERR unknown command, with args beginning with: " + sent.replace(b"\r\n", b" ")
+        writer.write(told + b"\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        store = RedisStore(f"redis://me:s3cret@127.0.0.1:{port}", ttl_seconds=60)
+        with pytest.raises(StoreError, match="unknown command") as caught:
+            await store.load("s")
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+        await store.close()

@@ -82,9 +82,10 @@ async def gateway(
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
 
         interceptor = StatusInterceptor(admit=callers.admit)
-        async with serving(
-            add, make=open_server, interceptors=[interceptor], options=SERVER_OPTIONS
-        ) as front:
+        async with (
+            serving(add, make=open_server, interceptors=[interceptor], options=SERVER_OPTIONS) as front,
+            service.adopting(),
+        ):
             options = [option for option in CLIENT_OPTIONS if option[0] != "grpc.max_send_message_length"]
             async with grpc.aio.insecure_channel(
                 front, options=[*options, ("grpc.max_send_message_length", -1)]

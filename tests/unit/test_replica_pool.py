@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from typing import Any
 
 import grpc
 import pytest
@@ -61,7 +62,7 @@ async def draft(replica: Replica["draft_pb2_grpc.DraftServiceAsyncStub"], steps:
 
 
 def fail(
-    *failed: Replica[object], code: Code = Code.UNAVAILABLE, meanwhile: tuple[Replica[object], ...] = ()
+    *failed: Replica[Any], code: Code = Code.UNAVAILABLE, meanwhile: tuple[Replica[Any], ...] = ()
 ) -> None:
     """A call to each, begun before any fails, while others answer."""
     with suppress(grpc.aio.AioRpcError), ExitStack() as calls:

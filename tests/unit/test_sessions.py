@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,8 @@ from services.gateway.sessions import Session
 from services.gateway.store import Status, StoredSession, StoreError
 
 LEASE = 0.3
+REQUEST = gateway_pb2.ReasonRequest(question="what ?").SerializeToString()
+BACKGROUND = gateway_pb2.ReasonRequest(question="what ?", background=True).SerializeToString()
 
 
 class Store(MemoryStore):
@@ -19,6 +22,16 @@ class Store(MemoryStore):
 
     durable = True
     away = False
+    registered: list[float]
+
+    def __init__(self) -> None:
+        super().__init__(ttl_seconds=60)
+        self.registered = []
+
+    async def register(self, session_id: str, seconds: float) -> None:
+        self._check()
+        self.registered.append(seconds)
+        await super().register(session_id, seconds)
 
     async def create(self, *arguments: object) -> int:
         self._check()
@@ -43,13 +56,13 @@ class Store(MemoryStore):
 
 @pytest.fixture
 async def store() -> AsyncIterator[Store]:
-    made = Store(ttl_seconds=60)
+    made = Store()
     yield made
     await made.close()
 
 
 async def opened(store: Store, name: str = "s") -> Session:
-    session = await Session.open(store, name, b"request", [b"image"], LEASE)
+    session = await Session.open(store, name, REQUEST, [b"image"], LEASE)
     assert session
     return session
 
@@ -83,7 +96,7 @@ async def test_the_request_and_the_images_are_stored(store: Store) -> None:
     await opened(store)
     found = await stored(store)
     assert (found.request, found.images, found.status, found.held) == (
-        *(b"request", (b"image",), Status.RUNNING, True),
+        *(REQUEST, (b"image",), Status.RUNNING, True),
     )
 
 
@@ -91,7 +104,7 @@ async def test_the_same_request_id_is_the_same_session(store: Store) -> None:
     assert Session.id_of("a") == Session.id_of("a") != Session.id_of("b")
     assert Session.id_of("") != Session.id_of("")
     await opened(store)
-    assert await Session.open(store, "s", b"request", (), LEASE) is None
+    assert await Session.open(store, "s", REQUEST, (), LEASE) is None
 
 
 async def test_a_session_that_is_kept_is_nobody_elses(store: Store) -> None:
@@ -218,3 +231,40 @@ async def test_whoever_took_over_while_the_store_was_away_wins(store: Store) -> 
     await taken[0].append(commit(0))
     assert not await session.append(commit(1))
     assert len((await stored(store)).steps) == 1
+
+
+async def test_steps_that_a_failover_has_lost_are_written_again(store: Store) -> None:
+    session = await opened(store)
+    for index in range(3):
+        await session.append(commit(index))
+    found = store._sessions["s"]
+    store._sessions["s"] = replace(found, steps=found.steps[:1])
+    assert await session.append(commit(3))
+    assert (await stored(store)).steps == tuple(session._steps)
+    assert session.stored == 4
+    # Others' steps are not written over.
+    store._sessions["s"] = replace(found, steps=(b"another", *found.steps[1:2]))
+    assert not await session.append(commit(4))
+    assert (await stored(store)).steps == (b"another", found.steps[1])
+
+
+async def test_in_the_background_it_is_looked_at_later_each_time(store: Store) -> None:
+    first = await Session.open(store, "s", BACKGROUND, (), LEASE)
+    assert first
+    assert store.registered == [LEASE]
+    async with Keeping(first):
+        async with asyncio.timeout(10):
+            while len(store.registered) < 3:  # noqa: ASYNC110 - done with each renewal
+                await asyncio.sleep(0.01)
+    for number in range(1, 4):
+        await store.renew("s", number, 0)
+        assert await Session.take_over(store, "s", LEASE)
+    assert store.registered[-3:] == [LEASE * 2, LEASE * 4, LEASE * 8]
+
+
+async def test_without_its_list_the_store_still_takes_a_session(store: Store) -> None:
+    store.away = True
+    assert await Session.open(store, "s", BACKGROUND, (), LEASE)
+    store.away = False
+    assert await Session.open(store, "other", REQUEST, (), LEASE)
+    assert not store.registered, "only those in the background are listed"

@@ -48,6 +48,7 @@ async def test_a_target_that_falls_silent_is_left_in_the_middle_of_its_reasoning
                 asked = next(replica for replica in replicas.order("") if replica.calls)
                 proxy, silent = proxies[asked.address]
                 (other,) = [one for one in targets if one is not silent]
+                assert isinstance(other.parts, Halting)
                 other.parts.go.set()
                 swallowing = asyncio.create_task(proxy.swallow(3600))
         assert swallowing

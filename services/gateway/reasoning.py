@@ -24,7 +24,7 @@ log = structlog.get_logger()
 Send = Callable[[gateway_pb2.ReasonResponse], Awaitable[None]]
 
 # Past its deadline a session may still send what was committed, but not for long.
-_LAST_WORDS_SECONDS = 1.0
+LAST_WORDS_SECONDS = 1.0
 
 # Sessions that ended while the store was away: how many are kept to be written back, and for how long each.
 _MOST_LATE, _LATE_SECONDS = 256, 60.0
@@ -135,7 +135,7 @@ class Reasoning:
             try:
                 # Sending counts as well: a client that does not read must not keep its place for ever.
                 async with (
-                    asyncio.timeout_at(task.deadline + _LAST_WORDS_SECONDS),
+                    asyncio.timeout_at(task.deadline + LAST_WORDS_SECONDS),
                     asyncio.TaskGroup() as group,
                 ):
                     keeping = group.create_task(session.keep(driver.abort))

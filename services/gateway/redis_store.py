@@ -46,6 +46,9 @@ class RedisStore(ScriptedStore):
 
     async def run(self, script: str, keys: list[str], arguments: list[Argument]) -> bytes | int:
         """See ScriptedStore."""
+        task = asyncio.current_task()
+        assert task is not None
+        cancelled = task.cancelling()
         try:
             async with asyncio.timeout(self._timeout_seconds), self._places:
                 found: bytes | int = await self._scripts[script](keys=keys, args=arguments)
@@ -54,6 +57,9 @@ class RedisStore(ScriptedStore):
         except (RedisError, RedisClusterException, OSError, ValueError) as error:
             # Without its cause, which may say more than is for everybody.
             raise StoreError(self._url.scrub(f"redis: {error or type(error).__name__}")) from None
+        if task.cancelling() > cancelled:
+            # redis-py (8.1) now and then swallows a cancellation.
+            raise asyncio.CancelledError
         return found
 
     async def close(self) -> None:

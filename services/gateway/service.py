@@ -30,7 +30,7 @@ from services.gateway.callers import Caller, Callers
 from services.gateway.cluster_parts import Cluster
 from services.gateway.images import check_image
 from services.gateway.plan import Plan
-from services.gateway.reasoning import Reasoning, Send, Task
+from services.gateway.reasoning import LAST_WORDS_SECONDS, Reasoning, Send, Task
 from services.gateway.sessions import Session
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
@@ -189,6 +189,12 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         self, session_id: str, first: int, deadline: float, caller: Caller, send: Send, context: Context
     ) -> None:
         """Tells of a session from a commit on; where nobody works on it, goes on with it."""
+        async with _until(deadline):
+            await self._tell(session_id, first, deadline, caller, send, context)
+
+    async def _tell(
+        self, session_id: str, first: int, deadline: float, caller: Caller, send: Send, context: Context
+    ) -> None:
         started = False
         lacks_until = float("inf")
         while True:
@@ -374,6 +380,20 @@ async def _write(context: Context, response: Any) -> None:
 
 async def _tell_nobody(response: gateway_pb2.ReasonResponse) -> None:
     """Who wants to know of an adopted session asks the store."""
+
+
+@asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
+    """A client that does not read must not keep its place for ever.
+
+    Raises:
+        LateError: the block has not ended by the deadline and its last words.
+    """
+    try:
+        async with asyncio.timeout_at(deadline + LAST_WORDS_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise LateError("the client did not read within the deadline") from error
 
 
 @asynccontextmanager

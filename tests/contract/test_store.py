@@ -380,6 +380,27 @@ async def test_redis_away_fails_soon(client: Client) -> None:
     await store.close()
 
 
+async def test_who_is_cancelled_while_the_store_works_is_cancelled(make: Make) -> None:
+    """A handler that lost its cancellation would live on, and keep its place."""
+    store = make()
+    await store.create("s", b"request", [], LEASE)
+
+    async def ask() -> None:
+        while True:
+            await store.load("s")
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(60):
+        for turns in range(400):
+            asking = asyncio.create_task(ask())
+            for _ in range(turns % 20):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking], timeout=5)
+            assert asking.cancelled()
+    await store.close()
+
+
 @pytest.fixture(params=["sentinel", "cluster"])
 def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]:
     """Servers whose first one has a replica."""

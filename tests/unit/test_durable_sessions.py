@@ -9,9 +9,11 @@ import grpc
 import pytest
 
 from dreamr.v1 import common_pb2, gateway_pb2
+from services.common.errors import LateError
+from services.gateway.callers import Caller
 from services.gateway.memory_store import MemoryStore
 from services.gateway.plan import Plan
-from services.gateway.reasoning import Task
+from services.gateway.reasoning import LAST_WORDS_SECONDS, Task
 from services.gateway.sessions import Session
 from services.gateway.store import Appended, Hold, Status, StoreError
 from tests.unit.fake_services import FakeServices, idle
@@ -271,3 +273,16 @@ async def test_a_session_is_held_until_its_client_has_read_it_all() -> None:
         stored = await store.load("slow")
         assert stored
         assert stored.status is Status.FINISHED
+
+
+async def test_a_client_that_does_not_read_is_not_followed_for_ever() -> None:
+    async with gateway() as running:
+        session_id = (await running.reason())[0].started.session_id
+
+        async def send(_: gateway_pb2.ReasonResponse) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        deadline = asyncio.get_running_loop().time() - LAST_WORDS_SECONDS + 0.05
+        async with asyncio.timeout(30):
+            with pytest.raises(LateError, match="did not read within the deadline"):
+                await running.service._follow(session_id, 0, deadline, Caller(), send, None)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlencode
 
 from dreamr.cluster.pairs import PairFiles
 from dreamr.cluster.ports import free_port
@@ -278,7 +279,7 @@ class Cluster:
         await self._start(
             "redis",
             [
-                *(binary, "--bind", host, "--port", port, "--save", ""),
+                *(binary, "--bind", host, *self._redis_listens(port), "--save", ""),
                 *("--appendonly", "yes" if self._redis_to_disk else "no", "--appendfsync", "always"),
                 *("--appenddirname", _REDIS_FILES),
                 *("--dir", str(self._folder), "--logfile", str(self._folder / "redis.log")),
@@ -286,7 +287,26 @@ class Cluster:
         )
         self.addresses["redis"] = address
         await self._serves(self.processes["redis"])
-        return f"redis://{await self._found_at('redis', address)}/0"
+        found = await self._found_at("redis", address)
+        if not (files := self._tls.get("gateway")):
+            return f"redis://{found}/0"
+        # The certificate is for the name `redis`, wherever that runs.
+        options = {
+            "ssl_ca_certs": files.ca,
+            "ssl_certfile": files.cert,
+            "ssl_keyfile": files.key,
+            "ssl_check_hostname": False,
+        }
+        return f"rediss://{found}/0?{urlencode(options)}"
+
+    def _redis_listens(self, port: str) -> tuple[str, ...]:
+        if not (files := self._tls.get("redis")):
+            return "--port", port
+        return (
+            *("--port", "0", "--tls-port", port, "--tls-auth-clients", "yes"),
+            *("--tls-ca-cert-file", str(files.ca)),
+            *("--tls-cert-file", str(files.cert), "--tls-key-file", str(files.key)),
+        )
 
     async def _serves(self, child: Child) -> None:
         """Waits until a child that has just been started serves."""

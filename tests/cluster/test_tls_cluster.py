@@ -5,6 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 import dreamr
@@ -57,6 +59,13 @@ async def test_a_question_is_answered_and_strangers_are_not(tmp_path: Path) -> N
         client = mine.open_channel(cluster.addresses["verifier"], "verifier", [])
         verifier = verifier_pb2_grpc.VerifierServiceStub(client)
         await _forbidden(verifier.Verify(verifier_pb2.VerifyRequest(), timeout=10))
+        async with dreamr.AsyncClient(cluster.address, tls=mine, api_key=other) as client_of_redis:
+            # Told from Redis, which is reached by TLS as well.
+            assert (await client_of_redis.session((await ask(mine, other)).session_id)).finished
+        host, port = cluster.addresses["redis"].rsplit(":", 1)
+        async with Redis(host=host, port=int(port), socket_timeout=5) as plain_redis:
+            with pytest.raises(RedisConnectionError):
+                await plain_redis.ping()
         async with grpc.aio.insecure_channel(cluster.triton.grpc_address) as plain:
             with pytest.raises(grpc.aio.AioRpcError):
                 await service_pb2_grpc.GRPCInferenceServiceStub(plain).ServerLive(

@@ -195,7 +195,7 @@ class Cluster:
         child = self.processes[name]
         await child.stop()
         await child.start()
-        await child.line("ready ", START_SECONDS)
+        await self._serves(name)
 
     async def _start_triton(self, name: str, models: Sequence[str] | None = None) -> str:
         """A Triton with these models (None: all); its gRPC address."""
@@ -233,6 +233,10 @@ class Cluster:
                 *(f"--listen={listen}", f"--pair={self._files.settings}", f"--log-level={log_level}", *flags),
             ],
         )
+        return await self._serves(name)
+
+    async def _serves(self, name: str) -> str:
+        """Waits until a service serves; its address."""
         ready = (await self.processes[name].line("ready ", START_SECONDS)).split()
         self.addresses[name], self.metrics[name] = ready[1], ready[3]
         return ready[1]

@@ -14,20 +14,29 @@ _SIZES: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
 # Set together: a server that is pinged more often than it allows answers too_many_pings.
-_KEEPALIVE_MS = 20_000
-CLIENT_OPTIONS = [
-    *_SIZES,
+_KEEPALIVE_MS = 2_000
+# A replica that is frozen or cut off says nothing: within both of these its connection ends, and every call
+# on it with UNAVAILABLE. gRPC's own threads answer pings, however busy the service's loop is.
+_SILENCE_MS = 3_000
+_PINGS: list[tuple[str, Any]] = [
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    # gRPC's core goes by the second alone (grpc/grpc#39239), which is a minute by default.
+    ("grpc.keepalive_timeout_ms", _SILENCE_MS),
+    ("grpc.http2.ping_timeout_ms", _SILENCE_MS),
     ("grpc.http2.max_pings_without_data", 0),
+]
+_CONNECTING: list[tuple[str, Any]] = [
+    # So long may connecting take, too: the kernel accepts connections for a process that is frozen.
+    ("grpc.min_reconnect_backoff_ms", _SILENCE_MS),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     # A pool of connections shared within the process would let one replica's failure hit another's channel.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+CLIENT_OPTIONS = [*_SIZES, *_PINGS, *_CONNECTING]
 SERVER_OPTIONS = [
     *_SIZES,
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+    ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.so_reuseport", 0),
 ]
@@ -58,7 +67,7 @@ def open_triton_channel(address: str, name: str = "", tls: Tls | None = None) ->
     Raises:
         TlsError: there is a name and nothing to verify it by, or a file of `tls` cannot be used.
     """
-    options = [option for option in CLIENT_OPTIONS if not option[0].startswith("grpc.keepalive")]
+    options = [*_SIZES, *_CONNECTING]
     if name:
         return (tls or Tls()).open_channel(address, name, options)
     return grpc.aio.insecure_channel(address, options=options)

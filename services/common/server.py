@@ -12,13 +12,14 @@ import grpc
 import prometheus_client
 import structlog
 import uvloop
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.common import logs
 from services.common.channel import SERVER_OPTIONS
 from services.common.credentials import server_credentials
 from services.common.errors import OverloadedError
+from services.common.health import Health
 from services.common.identity import check_caller
 from services.common.interceptor import Admit, StatusInterceptor, anyone
 from services.common.loop_lag import watched_loop
@@ -47,8 +48,7 @@ Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Opened]]
 
 LAST_WORDS_SECONDS = 3.0
 
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 def run(settings: ServiceSettings, service: str, open_service: Open, admit: Admit = anyone) -> None:
@@ -79,19 +79,14 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open, ad
         options=SERVER_OPTIONS,
         maximum_concurrent_rpcs=settings.max_calls,
     )
-    checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection(
-        (service, health.SERVICE_NAME, reflection.SERVICE_NAME),
-        server,
-    )
+    health = Health(service)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection((service, _HEALTH, reflection.SERVICE_NAME), server)
     async with open_service(server) as opened:
         probe = opened.probe
         if not await _first_probe(probe, settings, stop):
             return
         host = settings.listen.rsplit(":", 1)[0]
-        for name in ("", service):
-            await checks.set(name, _SERVING)
         port = (
             server.add_secure_port(settings.listen, server_credentials(settings.tls))
             if settings.tls
@@ -102,10 +97,10 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open, ad
             sys.stdout.write(f"ready {host}:{port} metrics {metrics_address}\n")
             sys.stdout.flush()
             log.info("serving", address=f"{host}:{port}", metrics=metrics_address)
-            async with _watched(probe, checks, service, settings), watched_loop():
+            async with _watched(probe, health, settings), watched_loop():
                 await stop.wait()
             log.info("draining", seconds=settings.drain_seconds)
-            await checks.enter_graceful_shutdown()
+            health.drain()
             opened.drain()
             await server.stop(settings.drain_seconds)
             # What was cancelled still has its last word with the store.
@@ -135,9 +130,7 @@ async def _first_probe(probe: Probe, settings: ServiceSettings, stop: asyncio.Ev
 
 
 @contextlib.asynccontextmanager
-async def _watched(
-    probe: Probe, checks: health.aio.HealthServicer, service: str, settings: ServiceSettings
-) -> AsyncIterator[None]:
+async def _watched(probe: Probe, health: Health, settings: ServiceSettings) -> AsyncIterator[None]:
     """Keeps the health service true while the body runs."""
 
     async def watch() -> None:
@@ -156,8 +149,7 @@ async def _watched(
                     log.warning("not healthy", reason=str(error) or type(error).__name__)
             if now != healthy:
                 healthy = now
-                for name in ("", service):
-                    await checks.set(name, _SERVING if now else _NOT_SERVING)
+                health.set(serving=now)
 
     task = asyncio.create_task(watch(), name="health")
     try:

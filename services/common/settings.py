@@ -22,15 +22,15 @@ def _check_address(value: str) -> str:
     return value
 
 
-def _check_addresses(value: str) -> str:
-    for address in value.split(","):
-        _check_address(address)
+def _check_targets(value: str) -> str:
+    for target in value.split(","):
+        _check_address(re.sub("^dns:(///)?", "", target))
     return value
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
-Addresses = Annotated[str, AfterValidator(_check_addresses)]
-"""One address or several, with commas between."""
+Targets = Annotated[str, AfterValidator(_check_targets)]
+"""Addresses of servers, with commas between; behind `dns:///` or `dns:` a name that stands for several."""
 
 
 class ServiceSettings(BaseSettings):

@@ -1,6 +1,5 @@
 """`python -m services.gateway`"""
 
-import asyncio
 import math
 import sys
 from collections.abc import AsyncIterator
@@ -9,8 +8,6 @@ from contextlib import asynccontextmanager
 import grpc
 
 from dreamr.v1 import gateway_pb2_grpc
-from services.common.errors import UnavailableError
-from services.common.health import probe_health
 from services.common.pair import Pair
 from services.common.server import Opened, run
 from services.gateway.callers import Callers
@@ -31,14 +28,17 @@ def main() -> None:
     async def open_service(server: grpc.aio.Server) -> AsyncIterator[Opened]:
         pair = Pair.load(settings.pair)
         store = _open_store(settings)
-        cluster = Cluster.connect(settings.draft, settings.target, settings.verifier, settings.tls)
+        cluster = Cluster.connect(
+            settings.draft,
+            settings.target,
+            settings.verifier,
+            settings.tls,
+            resolve_seconds=settings.resolve_seconds,
+        )
 
         async def probe() -> None:
             # Without draft or verifier the target reasons on alone; without a target there is nothing.
-            probes = [probe_health(channel, "target") for channel in cluster.target.channels]
-            found = await asyncio.gather(*probes, return_exceptions=True)
-            if all(found):
-                raise UnavailableError("; ".join(str(problem) for problem in found))
+            cluster.target.check()
 
         try:
             service = ReasoningService(settings, pair, cluster, store, callers)

@@ -2,11 +2,11 @@
 
 import asyncio
 import hashlib
-import itertools
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
@@ -21,8 +21,9 @@ from dreamr.v1 import (
     verifier_pb2,
     verifier_pb2_grpc,
 )
-from services.common.errors import LateError, OverloadedError, UnavailableError, from_rpc
+from services.common.errors import LateError, OverloadedError, ServiceError, UnavailableError, from_rpc
 from services.gateway import convert
+from services.gateway.hedge import Attempt, Hedge, hedged
 from services.gateway.messages import (
     Author,
     StartAnswer,
@@ -35,6 +36,7 @@ from services.gateway.messages import (
 from services.gateway.parts import Answer, Progress
 from services.gateway.plan import Plan
 from services.gateway.policy import Rule
+from services.gateway.replica import Replica
 from services.gateway.replicas import Replicas
 
 Result = TypeVar("Result")
@@ -77,19 +79,27 @@ class _Patience:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The other services, as this gateway knows them."""
+    """The other services, as this gateway knows them.
+
+    Attributes:
+        hedge: of drafts, whose first steps are waited for.
+    """
 
     draft: "Replicas[draft_pb2_grpc.DraftServiceAsyncStub]"
     target: "Replicas[target_pb2_grpc.TargetServiceAsyncStub]"
     verifier: "Replicas[verifier_pb2_grpc.VerifierServiceAsyncStub]"
+    hedge: Hedge = field(default_factory=Hedge)
 
     @classmethod
-    def connect(cls, draft: str, target: str, verifier: str, tls: Tls | None = None) -> "Cluster":
-        """From addresses with commas between; `tls` is what this gateway shows the services."""
+    def connect(
+        cls, draft: str, target: str, verifier: str, tls: Tls | None = None, *, resolve_seconds: float = 5.0
+    ) -> "Cluster":
+        """From addresses as Replicas takes them; `tls` is what this gateway shows the services."""
+        every = resolve_seconds
         return cls(
-            Replicas(draft, draft_pb2_grpc.DraftServiceStub, "draft", tls),
-            Replicas(target, target_pb2_grpc.TargetServiceStub, "target", tls),
-            Replicas(verifier, verifier_pb2_grpc.VerifierServiceStub, "verifier", tls),
+            Replicas(draft, draft_pb2_grpc.DraftServiceStub, "draft", tls, resolve_seconds=every),
+            Replicas(target, target_pb2_grpc.TargetServiceStub, "target", tls, resolve_seconds=every),
+            Replicas(verifier, verifier_pb2_grpc.VerifierServiceStub, "verifier", tls, resolve_seconds=every),
         )
 
     async def close(self) -> None:
@@ -136,6 +146,7 @@ class ClusterParts:
             request,
             lambda response: response.step,
             start.lane,
+            self._cluster.hedge,
         )
         async with aclosing(stream) as responses:
             async for response in responses:
@@ -214,15 +225,14 @@ class ClusterParts:
         request: Any,
         most: float = float("inf"),
     ) -> Result:
-        order = replicas.order(self._context.session_id)
-        patience = _Patience(part, len(order))
-        for replica in itertools.cycle(order):
+        patience = _Patience(part, len(replicas.order("")))
+        tried: set[Replica[Stub]] = set()
+        while True:
             try:
-                with replica.call() as stub:
+                with replicas.choose(self._context.session_id, 0, tried).call() as stub:
                     return await method(stub)(request, timeout=min(most, self._seconds()))
-            except grpc.aio.AioRpcError as error:
-                await self._wait_or_raise(from_rpc(error, part), patience)
-        raise AssertionError("the cycle has no end")
+            except (grpc.aio.AioRpcError, UnavailableError) as error:
+                await self._wait_or_raise(_failure(error, part), patience)
 
     async def _stream(
         self,
@@ -232,34 +242,56 @@ class ClusterParts:
         request: Any,
         step_of: Callable[[Any], common_pb2.Step | None],
         lane: int = 0,
+        hedge: Hedge | None = None,
     ) -> AsyncGenerator[Any, None]:
         more = True
-        order = replicas.order(self._context.session_id, lane)
-        patience = _Patience(part, len(order))
-        for replica in itertools.cycle(order):
+        session_id = self._context.session_id
+        patience = _Patience(part, len(replicas.order("")))
+        tried: set[Replica[Stub]] = set()
+
+        async def responses_of(replica: Replica[Stub]) -> AsyncGenerator[Any, None]:
+            with replica.call() as stub:
+                call = method(stub)(request, timeout=self._seconds())
+                try:
+                    async for response in call:
+                        replica.answered()
+                        yield response
+                finally:
+                    # Leaving the loop cancels nothing by itself; this reaches the model within an iteration.
+                    call.cancel()
+
+        def again(first: Replica[Stub]) -> Attempt[Any] | None:
+            for replica in replicas.order(session_id, lane):
+                if replica is not first and replica.ready:
+                    return Attempt(replica, responses_of(replica))
+            return None
+
+        while True:
             try:
-                with replica.call() as stub:
-                    call = method(stub)(request, timeout=self._seconds())
-                    try:
-                        async for response in call:
-                            if step := step_of(response):
-                                more = _go_behind(request, step)
-                            yield response
-                        return
-                    finally:
-                        # Leaving the loop cancels nothing by itself; this reaches the model within an
-                        # iteration.
-                        call.cancel()
-            except grpc.aio.AioRpcError as error:
+                replica = replicas.choose(session_id, lane, tried)
+                stream = responses_of(replica)
+                if hedge:
+                    stream = hedged(Attempt(replica, stream), partial(again, replica), hedge)
+                async with aclosing(stream) as responses:
+                    async for response in responses:
+                        if step := step_of(response):
+                            more = _go_behind(request, step)
+                        yield response
+                return
+            except (grpc.aio.AioRpcError, UnavailableError) as error:
                 if not more:
                     return
-                await self._wait_or_raise(from_rpc(error, part), patience)
+                await self._wait_or_raise(_failure(error, part), patience)
 
     async def _wait_or_raise(self, failure: Exception, patience: _Patience) -> None:
         seconds = patience.seconds(failure)
         if seconds is None or seconds >= self._seconds():
             raise failure
         await asyncio.sleep(seconds)
+
+
+def _failure(error: grpc.aio.AioRpcError | UnavailableError, part: str) -> ServiceError:
+    return from_rpc(error, part) if isinstance(error, grpc.aio.AioRpcError) else error
 
 
 def _written(response: target_pb2.GenerateResponse) -> common_pb2.Step | None:

@@ -21,6 +21,13 @@ COMMITS = Counter("dreamr_commits_total", "Committed steps", ["policy", "author"
 VERDICTS = Counter("dreamr_verdicts_total", "Verdicts on committed positions", ["outcome", "reason"])
 TOKENS = Counter("dreamr_tokens_total", "Tokens generated", ["model", "fate"])
 CANCELLED_CALLS = Counter("dreamr_cancelled_calls_total", "Calls that were stopped early", ["part"])
+REPLICAS = Gauge(
+    "dreamr_replicas", "Replicas of a part: all that are known, and those that calls go to", ["part", "state"]
+)
+EJECTIONS = Counter(
+    "dreamr_replica_ejections_total", "Replicas set aside because calls to them failed", ["part"]
+)
+HEDGES = Counter("dreamr_hedges_total", "Drafts begun a second time, by the call that was faster", ["faster"])
 
 
 def count_commit(policy: str, commit: gateway_pb2.Commit) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from dreamr.keys import KeyFile
-from services.common.settings import Addresses, ServiceSettings
+from services.common.settings import ServiceSettings, Targets
 
 
 class GatewaySettings(ServiceSettings):
@@ -15,9 +15,15 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="DREAMR_GATEWAY_", cli_prog_name="services.gateway")
 
-    draft: Addresses = Field(default="127.0.0.1:7001", description="draft services, with commas between")
-    target: Addresses = Field(default="127.0.0.1:7002", description="target services")
-    verifier: Addresses = Field(default="127.0.0.1:7003", description="verifier services")
+    draft: Targets = Field(
+        default="127.0.0.1:7001",
+        description="draft services, with commas between; dns:///HOST:PORT is one at each address of HOST",
+    )
+    target: Targets = Field(default="127.0.0.1:7002", description="target services")
+    verifier: Targets = Field(default="127.0.0.1:7003", description="verifier services")
+    resolve_seconds: float = Field(
+        default=5.0, ge=0.1, description="how often names are resolved anew, besides when a replica fails"
+    )
     redis: str = Field(default="", description="URL of the sessions' Redis; empty keeps them in memory")
     redis_client: Literal["redis-py", "asyncio-redis"] = Field(
         default="redis-py", description="which client library talks to Redis"

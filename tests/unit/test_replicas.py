@@ -9,8 +9,9 @@ from math import ceil
 import grpc
 import pytest
 
+from services.gateway.replica import Replica
 from services.gateway.replicas import _FREE as FREE
-from services.gateway.replicas import Replica, Replicas
+from services.gateway.replicas import Replicas
 
 SESSIONS = [f"session {number}" for number in range(400)]
 

@@ -22,13 +22,26 @@ def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--nonsense", "1"], ["--listen", "nowhere"], ["--max-sessions", "0"], ["--loop", "curio"]],
+    [
+        ["--nonsense", "1"],
+        ["--listen", "nowhere"],
+        ["--max-sessions", "0"],
+        ["--loop", "curio"],
+        ["--draft", "dns:///workers"],
+        ["--draft", "a:1,dns://workers:2"],
+        ["--listen", "dns:///a:1"],
+    ],
 )
 def test_a_wrong_flag_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         GatewaySettings.load(arguments)
     assert ended.value.code == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("targets", ["a:1,b:2", "dns:///workers:7001", "dns:workers:7001,[::1]:2"])
+def test_replicas_are_addresses_and_names(targets: str) -> None:
+    assert GatewaySettings.load(["--draft", targets]).draft == targets
 
 
 def test_an_unknown_variable_is_refused(

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from dreamr.cli import ask, bench, certs, chaos, demo, keys, sample, simulate, up
+from dreamr.cli import ask, bench, certs, chaos, demo, keys, sample, simulate, triton, up
 
 app = typer.Typer(
     help="Speculative reasoning for large vision-language models.",
@@ -20,6 +20,7 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("chaos")(chaos.chaos)
 app.command("certs")(certs.certs)
+app.command("triton")(triton.triton)
 app.add_typer(keys.app, name="keys")
 
 

@@ -6,4 +6,6 @@ from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["project"]
 extras = project["optional-dependencies"]
-sys.stdout.write("\n".join([*project["dependencies"], *(line for name in sys.argv[1:] for line in extras[name])]))
+sys.stdout.write(
+    "\n".join([*project["dependencies"], *(line for name in sys.argv[1:] for line in extras[name])])
+)

@@ -39,7 +39,9 @@ def triton(
     metrics: Annotated[
         str,
         typer.Option(
-            envvar="DREAMR_TRITON_METRICS", help="HOST:PORT of its Prometheus metrics.", callback=check_address
+            envvar="DREAMR_TRITON_METRICS",
+            help="HOST:PORT of its Prometheus metrics.",
+            callback=check_address,
         ),
     ] = "127.0.0.1:8002",
     binary: Annotated[

@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation soak clean
+.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation soak compose-test clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,10 @@ cancellation: setup ## how soon both models stop after a client has cancelled
 
 soak: setup ## memory and descriptors over 500 sessions
 	$(BIN)/python -m bench.soak --sessions 500
+
+# Ten minutes the first time, for the images. Takes the engine that docker talks to, such as DOCKER_HOST.
+compose-test: setup ## the stack on a Docker engine: built, scaled, asked, parts of it killed, taken down
+	$(BIN)/python -m pytest -m compose tests/compose
 
 clean: ## remove what was built here
 	rm -rf .venv .cache build *.egg-info dreamr/v1/*_pb2*

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests pass a validator with Kubernetes' own schemas, and agree with the compose files."""
+"""The manifests pass a validator with Kubernetes' own schemas, and agree with the compose files."""
 
 from pathlib import Path
 from typing import Any

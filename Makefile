@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation fuzz audit soak chaos fight clean
+.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation fuzz audit soak chaos fight compose-test clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -79,6 +79,10 @@ chaos: setup ## 1,000 sessions on a cluster whose parts are killed, frozen and c
 
 fight: setup ## two gateways fight for 1,000 sessions
 	$(BIN)/python -m bench.chaos.fight --times 1000 --json .cache/fight.json
+
+# Ten minutes the first time, for the images. Takes the engine that docker talks to, such as DOCKER_HOST.
+compose-test: setup ## the stack on a Docker engine: built, scaled, asked, parts of it killed, taken down
+	$(BIN)/python -m pytest -m compose tests/compose
 
 clean: ## remove what was built here
 	rm -rf .venv .cache build *.egg-info dreamr/v1/*_pb2*

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from dreamr.cli import ask, bench, certs, chaos, demo, fuzz, keys, sample, simulate, up
+from dreamr.cli import ask, bench, certs, chaos, demo, fuzz, keys, sample, simulate, triton, up
 
 app = typer.Typer(
     help="Speculative reasoning for large vision-language models.",
@@ -21,6 +21,7 @@ app.command("simulate")(simulate.simulate)
 app.command("chaos")(chaos.chaos)
 app.command("fuzz")(fuzz.fuzz)
 app.command("certs")(certs.certs)
+app.command("triton")(triton.triton)
 app.add_typer(keys.app, name="keys")
 
 

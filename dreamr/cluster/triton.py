@@ -44,9 +44,10 @@ class TritonServer:
     """One Triton server with its models, as a child process.
 
     `repository` is a Triton model repository, `models` the names to load (None: all). Ports of 0 are
-    picked. With `tls` callers must show a certificate of its CA, and there is no HTTP. The log goes to
-    `log_path` (None: a temporary file, kept only for the error message). Use as `async with`, or call start
-    and stop.
+    picked. `binary` is a tritonserver that has backends of its own, such as NVIDIA's image brings (None: the
+    wheel's, with `backends`). Metrics are told at `metrics_host` (None: `host`). With `tls` callers must
+    show a certificate of its CA; then, or without `http`, there is no HTTP. The log goes to `log_path`
+    (None: a temporary file, kept only for the error message). Use as `async with`, or call start and stop.
     """
 
     def __init__(
@@ -54,8 +55,11 @@ class TritonServer:
         repository: Path = MODELS / "repository",
         models: Sequence[str] | None = None,
         *,
+        binary: Path | None = None,
         backends: Path = MODELS / "backends",
         host: str = "127.0.0.1",
+        metrics_host: str | None = None,
+        http: bool = True,
         grpc_port: int = 0,
         http_port: int = 0,
         metrics_port: int = 0,
@@ -66,13 +70,14 @@ class TritonServer:
     ) -> None:
         self._repository = repository
         self._models = models
+        self._binary = binary
         self._backends = backends
-        self._host = host
         self._tls = tls
         self._ports = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
-        if tls:
+        if tls or not http:
             # Triton has no TLS for it.
             del self._ports["http"]
+        self._hosts = dict.fromkeys(self._ports, host) | {"metrics": metrics_host or host}
         self._log_path = log_path
         self._start_seconds = start_seconds
         self._stop_seconds = stop_seconds
@@ -93,12 +98,12 @@ class TritonServer:
     @property
     def grpc_address(self) -> str:
         """HOST:PORT of Triton's gRPC service."""
-        return f"{self._host}:{self._ports['grpc']}"
+        return f"{self._hosts['grpc']}:{self._ports['grpc']}"
 
     @property
     def metrics_address(self) -> str:
         """HOST:PORT of Triton's Prometheus metrics, under /metrics."""
-        return f"{self._host}:{self._ports['metrics']}"
+        return f"{self._hosts['metrics']}:{self._ports['metrics']}"
 
     @property
     def pid(self) -> int | None:
@@ -135,8 +140,8 @@ class TritonServer:
 
     async def start(self) -> None:
         """Start Triton and wait until every model is loaded. Raises TritonStartError."""
-        wheel = _wheel()
-        library_folder = _libpython_folder()
+        wheel = None if self._binary else _wheel()
+        library_folder = _libpython_folder() if wheel else None
         self._folder = Path(tempfile.mkdtemp(prefix="dreamr-triton-"))
         try:
             await asyncio.to_thread(self._lay_out, wheel, self._folder)
@@ -144,7 +149,7 @@ class TritonServer:
             self._awaited = set(self._ports)
             before = await asyncio.to_thread(_environments)
             self._process = await asyncio.create_subprocess_exec(
-                *dying_with_parent(*self._command(wheel / "bin" / "tritonserver", self._folder)),
+                *dying_with_parent(*self._command(wheel, self._folder)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
@@ -207,13 +212,17 @@ class TritonServer:
         """Chooses free ports that differ."""
         for name, port in self._ports.items():
             if port == 0:
-                self._ports[name] = free_port(self._host, self._ports.values())
+                self._ports[name] = free_port(self._hosts[name], self._ports.values())
 
-    def _lay_out(self, wheel: Path, folder: Path) -> None:
-        """A backends folder as Triton wants it.
+    def _lay_out(self, wheel: Path | None, folder: Path) -> None:
+        """The repository, and for the wheel's server a backends folder as Triton wants it.
 
         Real files, since it refuses links that lead out of a backend.
         """
+        # By a link: the python backend hands the path to a shell, where one with spaces would fall apart.
+        (folder / "repository").symlink_to(self._repository.resolve(), target_is_directory=True)
+        if wheel is None:
+            return
         python = folder / "backends" / "python"
         python.mkdir(parents=True)
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -227,35 +236,33 @@ class TritonServer:
             stub,
         ):
             shutil.copy2(source, python)
-        # By a link: the python backend hands the path to a shell, where one with spaces would fall apart.
-        (folder / "repository").symlink_to(self._repository.resolve(), target_is_directory=True)
         for backend in self._backends.iterdir():
             if (backend / "model.py").is_file():
                 ignore = shutil.ignore_patterns("__pycache__")
                 shutil.copytree(backend, folder / "backends" / backend.name, ignore=ignore)
 
-    def _command(self, binary: Path, folder: Path) -> list[str]:
+    def _command(self, wheel: Path | None, folder: Path) -> list[str]:
         names = ["*"] if self._models is None else list(self._models)
         return [
-            str(binary),
+            str(wheel / "bin" / "tritonserver" if wheel else self._binary),
             f"--model-repository={folder / 'repository'}",
-            f"--backend-directory={folder / 'backends'}",
+            *(_wheel_flags(folder, self._prefix) if wheel else ()),
             # Explicit control, so that a model whose process died can be loaded anew.
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in names),
-            *(f"--{name}-address={self._host}" for name in self._ports),
+            *(f"--{name}-address={host}" for name, host in self._hosts.items()),
             *(f"--{name}-port={port}" for name, port in self._ports.items()),
+            *(() if "http" in self._ports else ("--allow-http=false",)),
             *(_tls_flags(self._tls) if self._tls else ()),
-            "--allow-gpu-metrics=false",
-            "--allow-cpu-metrics=false",
-            f"--backend-config=python,shm-region-prefix-name={self._prefix}",
             # An idle server needs 2 s; one whose callers cancelled may wait for ever (a leak in Triton 2.51).
             f"--exit-timeout-secs={max(1, min(3, int(self._stop_seconds / 2)))}",
         ]
 
     @staticmethod
-    def _environment(wheel: Path, library_folder: Path, temporary: Path) -> dict[str, str]:
+    def _environment(wheel: Path | None, library_folder: Path | None, temporary: Path) -> dict[str, str]:
         environment = dict(os.environ)
+        if wheel is None:
+            return environment
         libraries = [str(wheel.parents[1] / "nvidia_pytriton.libs"), str(library_folder)]
         if before := environment.get("LD_LIBRARY_PATH"):
             libraries.append(before)
@@ -322,9 +329,17 @@ def _clean(prefix: str, folder: Path | None, environments: set[Path]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _wheel_flags(folder: Path, prefix: str) -> list[str]:
+    return [
+        f"--backend-directory={folder / 'backends'}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        "--allow-gpu-metrics=false",
+        "--allow-cpu-metrics=false",
+    ]
+
+
 def _tls_flags(tls: Tls) -> list[str]:
     return [
-        "--allow-http=false",
         "--grpc-use-ssl-mutual=true",
         f"--grpc-root-cert={tls.ca}",
         f"--grpc-server-cert={tls.cert}",

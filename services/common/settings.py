@@ -78,14 +78,21 @@ class ServiceSettings(BaseSettings):
 
     @classmethod
     def load(cls, arguments: list[str]) -> Self:
-        """Reads flags and the environment, or exits with 2 and a message that names what is wrong."""
+        """Reads flags and the environment, or exits with 2 and a message that names what is wrong.
+
+        What neither sets may stand in a file of the folder that `DREAMR_SECRETS` names, which is called like
+        the variable in lower case: `dreamr_gateway_redis`.
+        """
         prefix = cls.model_config.get("env_prefix", "")
         known = {f"{prefix}{name}".upper() for name in cls.model_fields}
         unknown = sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
         if unknown:
             _refuse(f"unknown settings in the environment: {', '.join(unknown)}")
+        secrets = os.environ.get("DREAMR_SECRETS")
+        if secrets and not Path(secrets).is_dir():
+            _refuse(f"DREAMR_SECRETS: {secrets} is no folder")
         try:
-            return cls(_cli_parse_args=arguments)
+            return cls(_cli_parse_args=arguments, _secrets_dir=secrets)
         except ValidationError as error:
             _refuse("; ".join(map(_problem, error.errors())))
         except (SettingsError, ValueError) as error:

@@ -44,6 +44,24 @@ def test_replicas_are_addresses_and_names(targets: str) -> None:
     assert GatewaySettings.load(["--draft", targets]).draft == targets
 
 
+def test_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "dreamr_gateway_redis").write_text("redis://:secret@r:6379/0\n")
+    (tmp_path / "something_else").write_text("of another service")
+    monkeypatch.setenv("DREAMR_SECRETS", str(tmp_path))
+    assert GatewaySettings.load([]).redis == "redis://:secret@r:6379/0"
+    assert GatewaySettings.load(["--redis", "redis://b:2/0"]).redis == "redis://b:2/0"
+
+
+def test_a_folder_of_secrets_must_be_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DREAMR_SECRETS", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit) as ended:
+        GatewaySettings.load([])
+    assert ended.value.code == 2
+    assert "DREAMR_SECRETS" in capsys.readouterr().err
+
+
 def test_an_unknown_variable_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,164 @@
+"""The stack as it stands, on a real Docker engine: `make compose-test`."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+import dreamr
+from dreamr.cluster.ports import free_port
+from tests.compose.stack import BUILD_SECONDS, Stack, health, missing
+from training.task import Example, held_out
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(BUILD_SECONDS + 1800)]
+
+DREAMR = [sys.executable, "-c", "from dreamr.cli import main; main()"]
+DRAFTS = 3
+# Two gateways, target, verifier, Triton and Redis.
+OTHERS = 6
+LONG = sorted(held_out(60, seed=13), key=lambda example: -len(example.steps))[:10]
+
+
+@pytest.fixture(scope="module")
+def ports() -> list[int]:
+    first = free_port("127.0.0.1")
+    return [first, free_port("127.0.0.1", [first])]
+
+
+@pytest.fixture(scope="module")
+def stack(ports: list[int]) -> Iterator[Stack]:
+    if lacks := missing():
+        pytest.fail(f"this test runs on a Docker engine: {lacks}", pytrace=False)
+    environment = {"DREAMR_PORT": str(ports[0]), "DREAMR_PORT_2": str(ports[1])}
+    running = Stack(f"dreamr-test-{os.getpid()}", ["docker-compose.yml"], environment)
+    try:
+        running.compose("build", seconds=BUILD_SECONDS)
+        running.compose("up", "-d", "--scale", f"draft={DRAFTS}", seconds=600)
+        running.wait_until_healthy(OTHERS + DRAFTS)
+        yield running
+    finally:
+        running.compose("down", "--volumes", "--timeout", "30")
+
+
+@pytest.fixture
+async def client(ports: list[int]) -> AsyncIterator[dreamr.AsyncClient]:
+    async with dreamr.AsyncClient(",".join(f"127.0.0.1:{port}" for port in ports), timeout=120) as connected:
+        yield connected
+
+
+def test_ask_is_answered_at_the_published_port(stack: Stack, ports: list[int], tmp_path: Path) -> None:
+    example = next(held_out(1, seed=21))
+    image = tmp_path / "image.png"
+    image.write_bytes(example.png())
+    for port in ports:
+        command = [*DREAMR, "ask", str(image), example.question, "--address", f"127.0.0.1:{port}", "--json"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert ended.returncode == 0, ended.stderr
+        answer = json.loads(ended.stdout)
+        assert answer["answer"] == example.answer
+        assert answer["degraded"] == []
+
+
+def test_nobody_is_root_and_nothing_can_be_written(stack: Stack) -> None:
+    for name, container in stack.containers().items():
+        assert container["Config"]["User"] == "dreamr", name
+        assert container["HostConfig"]["ReadonlyRootfs"], name
+        assert container["HostConfig"]["CapDrop"] == ["ALL"], name
+        assert stack.docker("exec", name, "id", "-u").strip() == "10001"
+
+
+def test_the_password_is_in_a_file_alone(stack: Stack) -> None:
+    (redis,) = stack.containers("redis")
+    url = stack.docker("exec", redis, "cat", "/run/dreamr/dreamr_gateway_redis")
+    password = url.split(":")[2].split("@")[0]
+    assert len(password) > 30
+    assert password not in json.dumps(stack.containers())
+    for name in stack.containers():
+        shown = stack.docker(
+            "exec", name, "sh", "-c", "cat /proc/[0-9]*/cmdline /proc/1/environ | tr '\\0' '\\n'"
+        )
+        assert password not in shown
+    assert "NOAUTH" in stack.docker("exec", redis, "redis-cli", "dbsize")
+
+
+async def test_every_draft_worker_is_found(stack: Stack, client: dreamr.AsyncClient) -> None:
+    await asked_until_all_have_drafted(stack, client)
+    # One more, without a word to the gateways.
+    stack.compose("up", "-d", "--no-recreate", "--scale", f"draft={DRAFTS + 1}")
+    stack.wait_until_healthy(OTHERS + DRAFTS + 1)
+    await asked_until_all_have_drafted(stack, client)
+    stack.compose("up", "-d", "--no-recreate", "--scale", f"draft={DRAFTS}")
+    stack.wait_until_healthy(OTHERS + DRAFTS)
+
+
+async def test_a_gateway_and_a_draft_worker_are_killed_within_a_session(
+    stack: Stack, client: dreamr.AsyncClient
+) -> None:
+    (triton,), (gateway,) = stack.containers("triton"), stack.containers("gateway")
+    draft = next(iter(stack.containers("draft")))
+    for example in LONG:
+        seen: list[dreamr.Event] = []
+        killed = False
+        async with aclosing(client.reason(example.question, images=[example.image])) as told:
+            async for event in told:
+                seen.append(event)
+                if not isinstance(event, dreamr.Commit) or event.index:
+                    continue
+                # Held in the middle, so that it surely has not ended when they are killed.
+                stack.docker("pause", triton)
+                try:
+                    killed = await is_running(client, seen)
+                    if killed:
+                        stack.docker("kill", gateway, draft)
+                finally:
+                    stack.docker("unpause", triton)
+        check(seen, example)
+        if killed:
+            break
+    assert killed, "every session had ended before the target could be held"
+    assert {health(one) for one in stack.containers("gateway").values()} == {"exited"}
+    # And the rest goes on as before.
+    answer = await client.ask(LONG[-1].question, images=[LONG[-1].image])
+    assert (answer.answer, answer.degraded) == (LONG[-1].answer, ())
+
+
+def test_all_end_well_when_told_to_and_nothing_is_left(stack: Stack) -> None:
+    stack.compose("up", "-d", "--scale", f"draft={DRAFTS}")
+    stack.wait_until_healthy(OTHERS + DRAFTS)
+    stack.compose("stop")
+    ended = {name: one["State"]["ExitCode"] for name, one in stack.containers().items()}
+    assert set(ended.values()) == {0}, f"{ended}\n{stack.compose('logs', '--tail=20')}"
+    stack.compose("down", "--volumes")
+    assert stack.left_behind() == []
+
+
+async def asked_until_all_have_drafted(stack: Stack, client: dreamr.AsyncClient) -> None:
+    """Asks many questions at once until every draft worker has been called."""
+    workers = list(stack.containers("draft"))
+    idle = workers
+    for _ in range(10):
+        await asyncio.gather(*(client.ask(one.question, images=[one.image]) for one in LONG))
+        idle = [name for name in workers if not stack.metric(name, "dreamr_calls_total")]
+        if not idle:
+            return
+    raise AssertionError(f"never called: {idle}")
+
+
+async def is_running(client: dreamr.AsyncClient, seen: list[dreamr.Event]) -> bool:
+    started = seen[0]
+    assert isinstance(started, dreamr.Started)
+    return (await client.session(started.session_id)).status == "running"
+
+
+def check(seen: list[dreamr.Event], example: Example) -> None:
+    """Nothing is missing, repeated or out of order, and the answer is right."""
+    commits = [event for event in seen if isinstance(event, dreamr.Commit)]
+    assert [commit.index for commit in commits] == list(range(len(commits)))
+    assert isinstance(seen[-1], dreamr.Finished)
+    assert seen[-1].answer == example.answer

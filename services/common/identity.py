@@ -9,6 +9,7 @@ from services.common.errors import ForbiddenError
 CALLERS = {
     "dreamr.v1.DraftService": {"gateway"},
     "dreamr.v1.TargetService": {"gateway", "verifier"},
+    "dreamr.v1.CompletionService": {"gateway"},
     "dreamr.v1.VerifierService": {"gateway"},
     "dreamr.v1.ReasoningService": {"client", "gateway"},
 }

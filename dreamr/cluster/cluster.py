@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,12 +44,15 @@ class Cluster:
         gateways: that serve the same sessions; further ones listen on ports of their own.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
         tls: a folder as `dreamr certs` writes it: the services then talk by mutual TLS, and so must clients.
+        http: where the gateway serves OpenAI clients, port 0 for a free one; empty for nowhere. Further
+            gateways serve them on ports of their own.
 
     Attributes:
         tritons: the Triton servers by name: triton, and triton-2 and so on for further draft workers.
         processes: the other children by name: redis, draft, draft-2 and so on, target, verifier, gateway.
         address: of the gateway (the first one), once started.
         gateways: addresses of all of them.
+        http: where each of them serves OpenAI clients.
         addresses: where each service listens.
         metrics: where each service tells its metrics.
 
@@ -67,12 +71,14 @@ class Cluster:
         gateways: int = 1,
         keep_logs: Path | None = None,
         tls: Path | None = None,
+        http: str = "",
     ) -> None:
         for name, count in (("draft_workers", draft_workers), ("gateways", gateways)):
             if count < 1:
                 raise ValueError(f"{name}: must be at least 1, not {count}")
         self.address = address
         self.gateways: list[str] = []
+        self.http: list[str] = []
         self.tritons: dict[str, TritonServer] = {}
         self.processes: dict[str, Child] = {}
         self.addresses: dict[str, str] = {}
@@ -83,6 +89,7 @@ class Cluster:
         self._draft_workers = draft_workers
         self._gateways = gateways
         self._keep_logs = keep_logs
+        self._http = http
         self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVERS} if tls else {}
         self._folder: Path | None = None
 
@@ -132,7 +139,9 @@ class Cluster:
             )
             verifier = await self._start_service("verifier", target=target)
             names = ["gateway", *(f"gateway-{number}" for number in range(2, self._gateways + 1))]
-            listen = [self.address, *["127.0.0.1:0"] * (self._gateways - 1)]
+            more = self._gateways - 1
+            listen = [self.address, *["127.0.0.1:0"] * more]
+            self.http = [_with_port(where) for where in (self._http, *["127.0.0.1:0"] * more) if self._http]
             self.gateways = await _together(
                 *(
                     self._start_service(
@@ -142,8 +151,9 @@ class Cluster:
                         target=target,
                         verifier=verifier,
                         redis=redis,
+                        http=http,
                     )
-                    for name, where in zip(names, listen, strict=True)
+                    for name, where, http in zip_longest(names, listen, self.http, fillvalue="")
                 )
             )
             self.address = self.gateways[0]

@@ -1,4 +1,4 @@
-"""CompletionService: one model by itself, behind whatever its chat template writes. Draft and target serve it."""
+"""CompletionService: one model by itself, behind what its chat template writes. Draft and target serve it."""
 
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -54,11 +54,17 @@ class CompletionService(completion_pb2_grpc.CompletionServiceServicer):
         started = time.perf_counter()
         tokens = 0
         async with self._model.generate(
-            prompt, images, parameters, stream=request.stream, seconds=seconds_left(context, self._max_seconds)
+            prompt,
+            images,
+            parameters,
+            stream=request.stream,
+            seconds=seconds_left(context, self._max_seconds),
         ) as chunks:
             async for chunk in chunks:
                 tokens += chunk.tokens
-                response = completion_pb2.CompleteResponse(text=chunk.text, places=_places(chunk, request))
+                response = completion_pb2.CompleteResponse(
+                    text=chunk.text, tokens=chunk.tokens, places=_places(chunk, request)
+                )
                 if chunk.finish_reason is not None:
                     response.truncated = chunk.finish_reason == "length"
                     response.usage.prompt_tokens = chunk.prompt_tokens

@@ -15,6 +15,7 @@ from services.common.pair import Pair
 from services.common.server import Opened, run
 from services.gateway.callers import Callers
 from services.gateway.cluster_parts import Cluster
+from services.gateway.http.routes import open_http
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
 from services.gateway.service import ReasoningService
@@ -43,7 +44,7 @@ def main() -> None:
         try:
             service = ReasoningService(settings, pair, cluster, store, callers)
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
-            yield Opened(probe, service.drain)
+            yield Opened(probe, service.drain, open_http(settings, pair, cluster, service))
         finally:
             await cluster.close()
             await store.close()

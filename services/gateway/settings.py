@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from dreamr.keys import KeyFile
-from services.common.settings import Addresses, ServiceSettings
+from services.common.settings import Address, Addresses, ServiceSettings
 
 
 class GatewaySettings(ServiceSettings):
@@ -15,6 +15,10 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="DREAMR_GATEWAY_", cli_prog_name="services.gateway")
 
+    http: Address | None = Field(
+        default=None,
+        description="where OpenAI clients are served; port 0 picks a free one, unset means nowhere",
+    )
     draft: Addresses = Field(default="127.0.0.1:7001", description="draft services, with commas between")
     target: Addresses = Field(default="127.0.0.1:7002", description="target services")
     verifier: Addresses = Field(default="127.0.0.1:7003", description="verifier services")

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from services.common.errors import InvalidRequestError
-from services.gateway.images import check_image
+from services.gateway.images import check_image, check_images
+from services.gateway.settings import GatewaySettings
 
 LIMITS = {"max_bytes": 1_000_000, "max_pixels": 1_000_000}
 
@@ -59,3 +60,9 @@ def test_checks_in_threads_leave_the_process_as_it_was() -> None:
         for done in [pool.submit(check_image, data, "images[0]", **LIMITS) for _ in range(300)]:
             done.result()
     assert list(warnings.filters) == before
+
+
+async def test_images_that_are_too_much_together_are_refused() -> None:
+    # Each is within its own limit; base64 would make them too much for Triton.
+    with pytest.raises(InvalidRequestError, match="images: 52,000,000 bytes in all, more than"):
+        await check_images([bytes(13_000_000)] * 4, GatewaySettings())

@@ -257,7 +257,7 @@ class ChatRequest(_Model):
         try:
             options = json_format.ParseDict(values, gateway_pb2.ReasonOptions())
         except json_format.ParseError as error:
-            raise refused("dreamr", str(error)) from error
+            raise refused("dreamr", str(error).partition("\n")[0]) from error
         self._sampling(options.sampling)
         if most := self.most_tokens:
             answer = min(limits.max_answer_tokens, max(1, most // _ANSWER_SHARE))
@@ -297,7 +297,8 @@ def _first(error: ValidationError) -> HttpError:
     """The first thing that is wrong, by the parameter's name."""
     found = error.errors(include_url=False, include_input=False)
     # Of a choice between forms, what is wrong with the one that was meant goes deepest.
-    first = max(found, key=lambda one: len(one["loc"])) if found[0]["loc"][0] == "messages" else found[0]
+    same = [one for one in found if one["loc"][0] == found[0]["loc"][0]]
+    first = max(same, key=lambda one: len(one["loc"]))
     name, tagged = "", False
     for step in first["loc"]:
         if isinstance(step, int):

@@ -12,7 +12,6 @@ _FIELD = re.compile(r"^([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
 _RENAMED = (
     (re.compile(r"^(?:options\.)?sampling\."), ""),
     (re.compile(r"^options\."), "dreamr."),
-    (re.compile(r"^(?:question|images)\b.*"), "messages"),
 )
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -55,14 +54,15 @@ class HttpError(Exception):
     @classmethod
     def of(cls, error: ServiceError) -> "HttpError":
         """By the one table of statuses."""
-        param = None
-        if isinstance(error, InvalidRequestError) and (found := _FIELD.match(str(error))):
-            param = found[1]
+        message, param = str(error), None
+        if isinstance(error, InvalidRequestError):
             for pattern, name in _RENAMED:
-                param = pattern.sub(name, param)
+                message = pattern.sub(name, message)
+            if found := _FIELD.match(message):
+                param = "messages" if found[1].startswith(("question", "images")) else found[1]
         return cls(
             status_of(error).http,
-            str(error),
+            message,
             param=param,
             retry_after=error.retry_after if isinstance(error, OverloadedError) else None,
         )

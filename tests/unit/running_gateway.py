@@ -99,7 +99,8 @@ async def gateway(
                 running = Gateway(stub, parts, store, service, front)
                 http = running.http = open_http(configured, pair, cluster, service)
                 if http:
-                    running.url = f"http://{await http.start(_serving)}"
+                    scheme = "https" if configured.tls else "http"
+                    running.url = f"{scheme}://{await http.start(_serving)}"
                 try:
                     yield running
                 finally:

@@ -145,6 +145,11 @@ class FakeServices(
         verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self, server)
 
 
+def busy() -> FakeServices:
+    """What keeps a session busy for as long as a test likes: a slow target, and no draft."""
+    return FakeServices(target_delay=30, failures={"Draft": [grpc.StatusCode.INTERNAL] * 9})
+
+
 @asynccontextmanager
 async def idle(fake: FakeServices, seconds: float = 2.0) -> AsyncIterator[None]:
     """After its body, every call to the fake must end within `seconds`."""

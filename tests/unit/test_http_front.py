@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx2
 import pytest
 from prometheus_client import REGISTRY
@@ -18,12 +17,11 @@ from dreamr.keys import KeyFile
 from services.common.channel import MAX_MESSAGE_BYTES
 from services.gateway.http import exchange, server
 from tests.unit.asking import question
-from tests.unit.fake_services import FakeServices, idle
+from tests.unit.fake_services import FakeServices, busy, idle
 from tests.unit.issued import issued
 from tests.unit.running_gateway import Gateway, gateway
 
 PATH = "/v1/chat/completions"
-BUSY = {"target_delay": 30.0, "failures": {"Draft": [grpc.StatusCode.INTERNAL] * 9}}
 
 
 def body(**changes: Any) -> bytes:
@@ -180,7 +178,7 @@ async def test_a_silent_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPat
 
 
 async def test_calls_are_bounded() -> None:
-    parts = FakeServices(**BUSY)
+    parts = busy()
     async with (
         front(parts, max_calls=1) as (client, _),
         idle(parts, 10),
@@ -231,7 +229,7 @@ def trusting(folder: Path, role: str = "") -> ssl.SSLContext:
     return context
 
 
-def files(folder: Path) -> dict[str, Path]:
+def files(folder: Path) -> dict[str, Any]:
     return {
         "tls_cert": folder / "gateway.pem",
         "tls_key": folder / "gateway-key.pem",

@@ -14,13 +14,11 @@ import pytest
 from dreamr.keys import KeyFile, Limits
 from dreamr.v1 import completion_pb2
 from tests.unit.asking import data_uri, image_part, question
-from tests.unit.fake_services import STEPS, FakeServices, idle
+from tests.unit.fake_services import STEPS, FakeServices, busy, idle
 from tests.unit.running_gateway import PAIR, Gateway, gateway
 
 Code = grpc.StatusCode
 THOUGHT = "\n\n".join(STEPS)
-# What keeps a session busy for as long as the test likes.
-BUSY = {"target_delay": 30.0, "failures": {"Draft": [Code.INTERNAL] * 9}}
 
 
 @asynccontextmanager
@@ -283,7 +281,7 @@ async def test_what_clients_send_as_a_matter_of_course_does_no_harm() -> None:
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("model", ["dreamr", "dreamr/target"])
 async def test_who_hangs_up_has_everything_cancelled(streams: bool, model: str) -> None:
-    parts = FakeServices(**BUSY)
+    parts = busy()
     async with asked(parts) as (client, running), idle(parts, 10):
         call = asyncio.create_task(
             client.chat.completions.create(model=model, messages=question(), stream=streams)
@@ -306,7 +304,7 @@ async def test_who_hangs_up_has_everything_cancelled(streams: bool, model: str) 
 @pytest.mark.parametrize("model", ["dreamr", "dreamr/draft"])
 @pytest.mark.parametrize("how", ["extra_body", "extra_headers"])
 async def test_a_deadline_is_kept(model: str, how: str) -> None:
-    parts = FakeServices(**BUSY)
+    parts = busy()
     given = {"timeout": 0.3} if how == "extra_body" else {"dreamr-timeout": "0.3"}
     async with asked(parts) as (client, _), idle(parts, 10):
         error = await refusal(client, model=model, **{how: given})
@@ -369,7 +367,7 @@ async def test_tokens_of_a_model_by_itself_are_paid_for(tmp_path: Path) -> None:
 
 
 async def test_a_full_gateway_says_so() -> None:
-    parts = FakeServices(**BUSY)
+    parts = busy()
     async with asked(parts, max_sessions=1, max_waiting=0) as (client, _), idle(parts, 10):
         first = await client.chat.completions.create(model="dreamr", messages=question(), stream=True)
         for model in ("dreamr", "dreamr/target"):

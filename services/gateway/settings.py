@@ -15,9 +15,9 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="DREAMR_GATEWAY_", cli_prog_name="services.gateway")
 
-    http: Address | None = Field(
-        default=None,
-        description="where OpenAI clients are served; port 0 picks a free one, unset means nowhere",
+    http: Address | Literal[""] = Field(
+        default="",
+        description="where OpenAI clients are served; port 0 picks a free one, empty means nowhere",
     )
     draft: Addresses = Field(default="127.0.0.1:7001", description="draft services, with commas between")
     target: Addresses = Field(default="127.0.0.1:7002", description="target services")

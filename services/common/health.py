@@ -21,11 +21,14 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     Not grpcio-health-checking's servicer: with that, one watcher that leaves takes the others' news with it,
     and watches that nobody ends make a server that drains wait out its whole grace.
+
+    Attributes:
+        serving: whether it does.
     """
 
     def __init__(self, service: str) -> None:
         self._names = ("", service)
-        self._serving = True
+        self.serving = True
         self._draining = False
         self._changed = asyncio.Event()
 
@@ -55,7 +58,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def set(self, *, serving: bool) -> None:
         """Tells every watcher."""
-        self._serving = serving
+        self.serving = serving
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -65,7 +68,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self.set(serving=False)
 
     def _response(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
-        status = SERVING if self._serving else _NOT_SERVING
+        status = SERVING if self.serving else _NOT_SERVING
         return health_pb2.HealthCheckResponse(status=status if request.service in self._names else _UNKNOWN)
 
 

@@ -1,5 +1,6 @@
 """Who may call which service, by the roles that certificates name."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ from services.common.errors import ForbiddenError
 CALLERS = {
     "dreamr.v1.DraftService": {"gateway"},
     "dreamr.v1.TargetService": {"gateway", "verifier"},
+    "dreamr.v1.CompletionService": {"gateway"},
     "dreamr.v1.VerifierService": {"gateway"},
     "dreamr.v1.ReasoningService": {"client", "gateway"},
 }
@@ -24,9 +26,17 @@ def check_caller(method: str, context: grpc.aio.ServicerContext[Any, Any]) -> No
     Raises:
         ForbiddenError: the certificate names no role that may.
     """
-    service = method.split("/")[1]
-    allowed = CALLERS.get(service, set())
-    names = {name.decode() for name in context.auth_context().get("peer_dns", ())}
-    if names.isdisjoint(allowed):
-        shown = ", ".join(sorted(names)) or "a certificate without a DNS name"
+    names = (name.decode() for name in context.auth_context().get("peer_dns", ()))
+    check_roles(method.split("/")[1], names)
+
+
+def check_roles(service: str, names: Iterable[str]) -> None:
+    """Returns when who has a certificate with these DNS names may call a service.
+
+    Raises:
+        ForbiddenError: they name no role that may.
+    """
+    allowed, found = CALLERS.get(service, set()), set(names)
+    if found.isdisjoint(allowed):
+        shown = ", ".join(sorted(found)) or "a certificate without a DNS name"
         raise ForbiddenError(f"{service} may be called by {', '.join(sorted(allowed))}, not by {shown}")

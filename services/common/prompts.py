@@ -1,4 +1,4 @@
-"""The three prompts of a model, written by its own chat template: reasoning, answer and judge.
+"""The prompts of a model, written by its own chat template: reasoning, answer and judge, or any conversation.
 
 The judge's prompt extends the reasoning prompt, so that an engine with a prefix cache pays for the candidate
 and the instruction only. Training builds its sequences here too.
@@ -10,9 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 # Of transformers only what renders a template: its tokenizers bring torch along, 300 MB and seconds.
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from services.common.errors import InvalidRequestError
 from services.common.pair import ReasoningSettings
 
 _SENTINEL = "\x00assistant\x00"
@@ -67,6 +70,28 @@ class Prompts:
             + self._judging(instruction)
         )
 
+    def conversation(
+        self, messages: list[dict[str, Any]], *, opens_turn: bool, continues: bool, thinking: bool | None
+    ) -> str:
+        """The prompt behind which the model goes on with a conversation of any kind.
+
+        Args:
+            messages: as chat templates take them, images as `{"type": "image"}`.
+            opens_turn: a turn of the model's is opened behind the last message.
+            continues: it goes on within the last message.
+            thinking: the template's `enable_thinking`; None leaves it to the template.
+
+        Raises:
+            InvalidRequestError: the template does not take these messages.
+        """
+        options = {} if thinking is None else {"enable_thinking": thinking}
+        try:
+            return self._render(
+                messages, add_generation_prompt=opens_turn, continue_final_message=continues, **options
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise InvalidRequestError.of("messages", f"the chat template says: {error}") from error
+
     def _render_opening(self, question: str, image_count: int) -> str:
         content = [*({"type": "image"} for _ in range(image_count)), {"type": "text", "text": question}]
         messages = [{"role": "user", "content": content if image_count else question}]
@@ -87,11 +112,13 @@ class Prompts:
             suffix = f"{tail}\n\n{self._settings.think_close}\n\n"
         return suffix
 
-    def _render(self, messages: list[dict[str, Any]], **options: Any) -> str:
+    def _render(
+        self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True, **options: Any
+    ) -> str:
         rendered, _ = render_jinja_template(
             [messages],
             chat_template=self._template,
-            add_generation_prompt=True,
+            add_generation_prompt=add_generation_prompt,
             **self._marks,
             **options,
         )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 import prometheus_client
@@ -31,6 +32,21 @@ log = structlog.get_logger()
 Probe = Callable[[], Awaitable[None]]
 """Returns when the service can do its work, raises when it cannot."""
 
+Serving = Callable[[], bool]
+"""Whether the service can do its work, as its health says."""
+
+
+class Front(Protocol):
+    """A further way in, beside gRPC."""
+
+    name: str
+
+    async def start(self, serving: Serving) -> str:
+        """Begins to serve; the address."""
+
+    async def stop(self, seconds: float) -> None:
+        """Takes no more requests; those that run have some seconds to end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -39,11 +55,13 @@ class Opened:
     Attributes:
         drain: told that the server is about to stop, while calls still run.
         alongside: what it does by itself while it serves.
+        front: served while gRPC is.
     """
 
     probe: Probe
     drain: Callable[[], None] = lambda: None
     alongside: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext
+    front: Front | None = None
 
 
 Open = Callable[[grpc.aio.Server], AbstractAsyncContextManager[Opened]]
@@ -92,10 +110,15 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open, ad
             else server.add_insecure_port(settings.listen)
         )
         await server.start()
+
+        front = opened.front
+        further = {front.name: await front.start(lambda: health.serving)} if front else {}
         with _metrics_endpoint(settings) as metrics_address:
-            sys.stdout.write(f"ready {host}:{port} metrics {metrics_address}\n")
+            where = {"metrics": metrics_address, **further}
+            words = " ".join(f"{name} {address}" for name, address in where.items())
+            sys.stdout.write(f"ready {host}:{port} {words}\n")
             sys.stdout.flush()
-            log.info("serving", address=f"{host}:{port}", metrics=metrics_address)
+            log.info("serving", address=f"{host}:{port}", **where)
             ended = asyncio.ensure_future(server.wait_for_termination())
             ended.add_done_callback(lambda _: stop.set())
             async with _watched(probe, health, settings), watched_loop(), opened.alongside():
@@ -106,7 +129,10 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open, ad
             log.info("draining", seconds=settings.drain_seconds)
             health.drain()
             opened.drain()
-            await server.stop(settings.drain_seconds)
+            stopping = [server.stop(settings.drain_seconds)]
+            if front:
+                stopping.append(front.stop(settings.drain_seconds))
+            await asyncio.gather(*stopping)
             await ended
             # What was cancelled still has its last word with the store.
             await interceptor.idle(LAST_WORDS_SECONDS)

@@ -89,6 +89,7 @@ class Chunk:
         prompt_tokens: tokens of the prompt.
         finish_reason: "stop" or "length" with the last piece.
         logprobs: for each new token, the likeliest at its place, best first; only where asked for.
+        sampled: for each new token, itself; as `logprobs`.
     """
 
     text: str
@@ -96,6 +97,7 @@ class Chunk:
     prompt_tokens: int
     finish_reason: str | None = None
     logprobs: tuple[tuple[TokenLogprob, ...], ...] = field(default=())
+    sampled: tuple[TokenLogprob, ...] = field(default=())
 
 
 class TritonModel:
@@ -247,27 +249,23 @@ def _chunk(response: Any) -> Chunk:
         for output, content in zip(response.outputs, response.raw_output_contents, strict=True)
     }
     reason = _unpacked(raw["finish_reason"])
+    places = _places(_unpacked(raw["logprobs"])) if "logprobs" in raw else []
     return Chunk(
         text=_unpacked(raw["text_output"]),
         tokens=struct.unpack_from("<I", raw["num_output_tokens"])[0],
         prompt_tokens=struct.unpack_from("<I", raw["num_input_tokens"])[0],
         finish_reason=None if reason == "None" else reason,
-        logprobs=_logprobs(_unpacked(raw["logprobs"])) if "logprobs" in raw else (),
+        logprobs=tuple(tuple(sorted(place, key=lambda found: -found.logprob)) for place in places),
+        sampled=tuple(place[0] for place in places),
     )
 
 
-def _logprobs(text: str) -> tuple[tuple[TokenLogprob, ...], ...]:
-    """vLLM's form: for each token a map of token id to log-probability, rank and text."""
-    places = json.loads(text) or []
-    return tuple(
-        tuple(
-            sorted(
-                (
-                    TokenLogprob(int(token), found["decoded_token"] or "", float(found["logprob"]))
-                    for token, found in place.items()
-                ),
-                key=lambda found: -found.logprob,
-            )
-        )
-        for place in places
-    )
+def _places(text: str) -> list[list[TokenLogprob]]:
+    """vLLM's form: for each token a map of token id to log-probability, rank and text, its own first."""
+    return [
+        [
+            TokenLogprob(int(token), found["decoded_token"] or "", float(found["logprob"]))
+            for token, found in place.items()
+        ]
+        for place in json.loads(text) or []
+    ]

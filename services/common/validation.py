@@ -1,9 +1,7 @@
 """Checks of fields that several services share. Each error names the field and its limit."""
 
 import math
-from typing import Any
-
-import grpc
+from typing import Protocol
 
 from dreamr.v1 import common_pb2
 from services.common.errors import InvalidRequestError
@@ -58,7 +56,14 @@ def check_context(context: common_pb2.Context, limits: ReasoningSettings) -> Non
         )
 
 
-def seconds_left(context: grpc.aio.ServicerContext[Any, Any], most: float) -> float:
+class Timed(Protocol):
+    """A call that may have a deadline."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds; None or infinity without one."""
+
+
+def seconds_left(context: Timed, most: float) -> float:
     """The deadline of a call in seconds from now, to pass on; `most` where the caller set none."""
     left = context.time_remaining()
     if left is None or math.isinf(left):

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from dreamr.v1 import draft_pb2_grpc
+from dreamr.v1 import completion_pb2_grpc, draft_pb2_grpc
+from services.common.completion import CompletionService
 from services.common.pair import Pair
 from services.common.prompts import Prompts
 from services.common.server import Opened, run
@@ -24,13 +25,10 @@ def main() -> None:
         pair = Pair.load(settings.pair)
         model = TritonModel(settings.triton, pair.draft.triton_model, settings.triton_name, settings.tls)
         try:
-            service = DraftService(
-                model,
-                Prompts(pair.draft.template, pair.reasoning),
-                pair.reasoning,
-                settings.max_call_seconds,
-            )
-            draft_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
+            prompts = Prompts(pair.draft.template, pair.reasoning)
+            parts = (model, prompts, pair.reasoning, settings.max_call_seconds)
+            draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftService(*parts), server)
+            completion_pb2_grpc.add_CompletionServiceServicer_to_server(CompletionService(*parts), server)
             yield Opened(model.probe)
         finally:
             await model.close()

@@ -12,6 +12,7 @@ from services.common.pair import Pair
 from services.common.server import Opened, run
 from services.gateway.callers import Callers
 from services.gateway.cluster_parts import Cluster
+from services.gateway.http.routes import open_http
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
 from services.gateway.service import ReasoningService
@@ -43,7 +44,8 @@ def main() -> None:
         service = ReasoningService(settings, pair, cluster, store, callers)
         try:
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
-            yield Opened(probe, service.drain, service.adopting)
+            front = open_http(settings, pair, cluster, service)
+            yield Opened(probe, service.drain, service.adopting, front)
         finally:
             await service.close()
             await cluster.close()

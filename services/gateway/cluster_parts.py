@@ -115,6 +115,9 @@ class ClusterParts:
     Args:
         deadline: the event loop's time at which the session must be over.
         verdict_seconds: how long one verdict may take.
+
+    Attributes:
+        prompt_tokens: of the question with its images; 0 before a first step was written.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class ClusterParts:
         self._context = context
         self._deadline = deadline
         self._verdict_seconds = verdict_seconds
+        self.prompt_tokens = 0
 
     async def draft(self, start: StartDraft) -> AsyncGenerator[Step, None]:
         """See Parts."""
@@ -151,6 +155,7 @@ class ClusterParts:
         )
         async with aclosing(stream) as responses:
             async for response in responses:
+                self._count_prompt(start.prefix, response.usage)
                 yield convert.step_from(response.step)
 
     async def rival(self, start: StartRival) -> AsyncGenerator[Step | Progress, None]:
@@ -165,6 +170,7 @@ class ClusterParts:
         async with aclosing(stream) as responses:
             async for response in responses:
                 if response.HasField("written"):
+                    self._count_prompt(start.prefix, response.written.usage)
                     yield convert.step_from(response.written.step)
                 else:
                     yield Progress(response.progress.tokens)
@@ -194,6 +200,10 @@ class ClusterParts:
             request = target_pb2.AnswerRequest(context=context, max_tokens=most, sampling=drawn)
             response = await self._call("target", self._cluster.target, lambda stub: stub.Answer, request)
         return Answer(response.text, response.usage.output_tokens, response.truncated)
+
+    def _count_prompt(self, prefix: Sequence[str], usage: common_pb2.Usage) -> None:
+        if not prefix:
+            self.prompt_tokens = self.prompt_tokens or usage.prompt_tokens
 
     def _drawn(self, what: str, lane: int = 0) -> common_pb2.Sampling:
         """How `what` is drawn: by a seed of its own, or all draws of a session would be alike."""

@@ -1,11 +1,15 @@
 """Checks images before anyone spends time on them. What cannot be decoded, or is too large, is refused."""
 
+import asyncio
 import io
 import warnings
+from collections.abc import Sequence
 
 from PIL import Image, UnidentifiedImageError
 
+from services.common.channel import MAX_MESSAGE_BYTES
 from services.common.errors import InvalidRequestError
+from services.gateway.settings import GatewaySettings
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # Pillow only warns of images between its own limit and twice that; what else it warns of, such as a broken
@@ -13,6 +17,27 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # each call are not safe in threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+# What Triton's channel takes of them, a third larger in base64.
+MAX_IMAGES_BYTES = MAX_MESSAGE_BYTES * 5 // 8
+
+
+async def check_images(images: Sequence[bytes], settings: GatewaySettings) -> None:
+    """Decodes images, each in a thread.
+
+    Raises:
+        InvalidRequestError: names the field and the limit.
+    """
+    if (size := sum(map(len, images))) > MAX_IMAGES_BYTES:
+        raise InvalidRequestError.of("images", f"{size:,} bytes in all, more than {MAX_IMAGES_BYTES:,}")
+    for index, image in enumerate(images):
+        await asyncio.to_thread(
+            check_image,
+            image,
+            f"images[{index}]",
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+        )
 
 
 def check_image(data: bytes, field: str, *, max_bytes: int, max_pixels: int) -> None:

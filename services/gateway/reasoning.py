@@ -90,6 +90,8 @@ class Reasoning:
 
             async def tell(response: gateway_pb2.ReasonResponse) -> None:
                 nonlocal finished
+                if response.HasField("finished"):
+                    response.finished.totals.prompt_tokens = parts.prompt_tokens
                 await outbox.put(response)
                 if response.HasField("commit"):
                     metrics.count_commit(plan.policy.name, response.commit)

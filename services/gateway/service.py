@@ -1,8 +1,8 @@
 """ReasoningService: the gRPC front."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -10,7 +10,6 @@ import structlog
 
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common import logs
-from services.common.channel import MAX_MESSAGE_BYTES
 from services.common.errors import (
     InvalidRequestError,
     LateError,
@@ -23,28 +22,23 @@ from services.common.logs import MAX_SESSION_ID
 from services.common.pair import Pair
 from services.common.validation import seconds_left
 from services.gateway import convert
-from services.gateway.admission import Admission
 from services.gateway.adoption import Adoption
-from services.gateway.budgets import Budgets
+from services.gateway.call import Call as Context
 from services.gateway.callers import Caller, Callers
 from services.gateway.cluster_parts import Cluster
-from services.gateway.images import check_image
+from services.gateway.entrance import Entrance
+from services.gateway.images import check_images
 from services.gateway.plan import Plan
 from services.gateway.reasoning import LAST_WORDS_SECONDS, Reasoning, Send, Task
 from services.gateway.sessions import Session
 from services.gateway.settings import GatewaySettings
-from services.gateway.shares import Shares
 from services.gateway.store import Status, Store, StoredSession, StoreError
 
 log = structlog.get_logger()
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 # Metadata behind a session that has no answer yet.
 SESSION_KEY, COMMITTED_KEY = "dreamr-session-id", "dreamr-committed-steps"
 
-# What Triton's channel takes of them, a third larger in base64.
-MAX_IMAGES_BYTES = MAX_MESSAGE_BYTES * 5 // 8
 MAX_REQUEST_ID = 128
 
 # How often the store is asked for news of a session that another gateway works on.
@@ -54,7 +48,11 @@ _STATUSES = {status: getattr(gateway_pb2, f"SESSION_STATUS_{status.name}") for s
 
 
 class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
-    """Serves `dreamr.v1.ReasoningService`."""
+    """Serves `dreamr.v1.ReasoningService`, to gRPC and to the gateway's other fronts.
+
+    Attributes:
+        entrance: what holds for calls through all fronts together.
+    """
 
     def __init__(
         self,
@@ -67,11 +65,10 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         self._settings = settings
         self._pair = pair
         self._store = store
-        self._callers = callers or Callers(None)
-        self._budgets = Budgets()
-        self._shares = Shares(max(1, settings.max_calls // 2))
+        self.entrance = Entrance(settings, callers or Callers(None))
+        self._budgets = self.entrance.budgets
         self._reasoning = Reasoning(cluster, settings.verdict_seconds)
-        self._admission = Admission(settings.max_sessions, settings.max_waiting)
+        self._admission = self.entrance.admission
         self._adoption = Adoption(store, self._admission, self._adopt, settings.lease_seconds)
 
     def drain(self) -> None:
@@ -113,7 +110,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         )
         kept = stored.SerializeToString(deterministic=True)
         async with self._admission.place(caller, _left(deadline)):
-            await self._check_images(images)
+            await check_images(images, self._settings)
             session = await Session.open(self._store, session_id, kept, images, self._settings.lease_seconds)
             if session:
                 if session.away and self._settings.durable_only:
@@ -176,14 +173,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             self._reasoning.abort(request.session_id, SessionCancelledError("the session was cancelled"))
         return gateway_pb2.CancelResponse(cancelled=cancelled)
 
-    @contextmanager
-    def _caller(self, context: Context) -> Iterator[Caller]:
-        """Who calls; the call is counted for the block."""
-        caller = self._callers.of(context.invocation_metadata() or ())
-        if caller.name:
-            logs.bind_caller(caller.name)
-        with self._shares.call(caller):
-            yield caller
+    def _caller(self, context: Context) -> AbstractContextManager[Caller]:
+        return self.entrance.call(context.invocation_metadata() or ())
 
     async def _follow(
         self, session_id: str, first: int, deadline: float, caller: Caller, send: Send, context: Context
@@ -264,7 +255,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             return
         log.info("session adopted", steps=session.committed)
         deadline = asyncio.get_running_loop().time() + self._settings.max_call_seconds
-        send = self._charging(self._callers.of_session(session.id), _tell_nobody)
+        send = self._charging(self.entrance.callers.of_session(session.id), _tell_nobody)
         await self._reasoning.run(session, await self._rest(session, stored, deadline), send)
 
     async def _rest(self, session: Session, stored: StoredSession, deadline: float) -> Task:
@@ -342,19 +333,6 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         if stored is None:
             raise NotFoundError(f"there is no session {session_id}, or not any more")
         return stored
-
-    async def _check_images(self, images: Sequence[bytes]) -> None:
-        settings = self._settings
-        if (size := sum(map(len, images))) > MAX_IMAGES_BYTES:
-            raise InvalidRequestError.of("images", f"{size:,} bytes in all, more than {MAX_IMAGES_BYTES:,}")
-        for index, image in enumerate(images):
-            await asyncio.to_thread(
-                check_image,
-                image,
-                f"images[{index}]",
-                max_bytes=settings.max_image_bytes,
-                max_pixels=settings.max_image_pixels,
-            )
 
     def _deadline(self, context: Context) -> float:
         left = seconds_left(context, self._settings.max_call_seconds)

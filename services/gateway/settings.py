@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from dreamr.keys import KeyFile
-from services.common.settings import ServiceSettings, Targets
+from services.common.settings import Address, ServiceSettings, Targets
 from services.gateway.redis_url import RedisUrl, RedisUrlError
 
 
@@ -16,6 +16,10 @@ class GatewaySettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="DREAMR_GATEWAY_", cli_prog_name="services.gateway")
 
+    http: Address | Literal[""] = Field(
+        default="",
+        description="where OpenAI clients are served; port 0 picks a free one, empty means nowhere",
+    )
     draft: Targets = Field(
         default="127.0.0.1:7001",
         description="draft services, with commas between; dns:///HOST:PORT is one at each address of HOST",

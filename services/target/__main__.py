@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from dreamr.v1 import target_pb2_grpc
+from dreamr.v1 import completion_pb2_grpc, target_pb2_grpc
+from services.common.completion import CompletionService
 from services.common.pair import Pair
 from services.common.prompts import Prompts
 from services.common.server import Opened, run
@@ -24,13 +25,10 @@ def main() -> None:
         pair = Pair.load(settings.pair)
         model = TritonModel(settings.triton, pair.target.triton_model, settings.triton_name, settings.tls)
         try:
-            service = TargetService(
-                model,
-                Prompts(pair.target.template, pair.reasoning),
-                pair.reasoning,
-                settings.max_call_seconds,
-            )
-            target_pb2_grpc.add_TargetServiceServicer_to_server(service, server)
+            prompts = Prompts(pair.target.template, pair.reasoning)
+            parts = (model, prompts, pair.reasoning, settings.max_call_seconds)
+            target_pb2_grpc.add_TargetServiceServicer_to_server(TargetService(*parts), server)
+            completion_pb2_grpc.add_CompletionServiceServicer_to_server(CompletionService(*parts), server)
             yield Opened(model.probe)
         finally:
             await model.close()

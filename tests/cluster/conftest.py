@@ -10,7 +10,7 @@ from dreamr.cluster.cluster import Cluster
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def cluster() -> AsyncIterator[Cluster]:
-    async with Cluster() as running:
+    async with Cluster(http="127.0.0.1:0") as running:
         yield running
 
 

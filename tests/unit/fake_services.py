@@ -10,6 +10,8 @@ import grpc
 
 from dreamr.v1 import (
     common_pb2,
+    completion_pb2,
+    completion_pb2_grpc,
     draft_pb2,
     draft_pb2_grpc,
     target_pb2,
@@ -26,6 +28,7 @@ class FakeServices(
     draft_pb2_grpc.DraftServiceServicer,
     target_pb2_grpc.TargetServiceServicer,
     verifier_pb2_grpc.VerifierServiceServicer,
+    completion_pb2_grpc.CompletionServiceServicer,
 ):
     """Draft and target agree on `steps`, and the verifier with them. Delays in seconds.
 
@@ -55,7 +58,7 @@ class FakeServices(
             first = len(request.context.steps)
             for index in range(first, min(first + request.max_steps, len(self.steps))):
                 await asyncio.sleep(self.delay)
-                yield draft_pb2.DraftResponse(step=self._step(index))
+                yield draft_pb2.DraftResponse(step=self._step(index), usage={"prompt_tokens": 7 + 5 * index})
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """See the proto."""
@@ -68,7 +71,8 @@ class FakeServices(
                 if index in self.breaks:
                     self.breaks.remove(index)
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "killed in the middle of a step")
-                written = target_pb2.GenerateResponse.WrittenStep(step=self._step(index))
+                usage = common_pb2.Usage(prompt_tokens=7 + 5 * index)
+                written = target_pb2.GenerateResponse.WrittenStep(step=self._step(index), usage=usage)
                 yield target_pb2.GenerateResponse(written=written)
 
     async def Answer(self, request: Any, context: Any) -> Any:
@@ -94,6 +98,24 @@ class FakeServices(
         """The gateway never asks for it."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the gateway scores nothing")
 
+    async def Complete(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """See the proto: one word a token, each as likely as not."""
+        with self._call("Complete", request, context):
+            await self._fail("Complete", context)
+            words = self.steps[: request.max_tokens or None]
+            for index, word in enumerate(words):
+                await asyncio.sleep(self.target_delay)
+                token = completion_pb2.TokenLogprob(id=index, text=word, logprob=-0.5)
+                other = completion_pb2.TokenLogprob(id=99, text="é", logprob=-1.5)
+                places = [completion_pb2.TokenPlace(token=token, top=[token, other][: request.top_logprobs])]
+                response = completion_pb2.CompleteResponse(text=word, tokens=1)
+                if request.HasField("top_logprobs"):
+                    response.places.extend(places)
+                if index == len(words) - 1:
+                    response.truncated = len(words) < len(self.steps)
+                    response.usage.prompt_tokens, response.usage.output_tokens = 7, len(words)
+                yield response
+
     @contextmanager
     def _call(self, method: str, request: Any, context: Any) -> Iterator[None]:
         self.calls += 1
@@ -116,10 +138,16 @@ class FakeServices(
         return common_pb2.Step(text=self.steps[index], tokens=5, closes=index == len(self.steps) - 1)
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Adds the three services to a server."""
+        """Adds the services to a server."""
+        completion_pb2_grpc.add_CompletionServiceServicer_to_server(self, server)
         draft_pb2_grpc.add_DraftServiceServicer_to_server(self, server)
         target_pb2_grpc.add_TargetServiceServicer_to_server(self, server)
         verifier_pb2_grpc.add_VerifierServiceServicer_to_server(self, server)
+
+
+def busy() -> FakeServices:
+    """What keeps a session busy for as long as a test likes: a slow target, and no draft."""
+    return FakeServices(target_delay=30, failures={"Draft": [grpc.StatusCode.INTERNAL] * 9})
 
 
 @asynccontextmanager

@@ -18,6 +18,8 @@ from services.common.interceptor import StatusInterceptor
 from services.common.pair import Pair
 from services.gateway.callers import Callers
 from services.gateway.cluster_parts import Cluster
+from services.gateway.http.routes import open_http
+from services.gateway.http.server import HttpServer
 from services.gateway.memory_store import MemoryStore
 from services.gateway.service import ReasoningService
 from services.gateway.settings import GatewaySettings
@@ -38,13 +40,19 @@ def request(options: gateway_pb2.ReasonOptions | None = None, **changes: Any) ->
 
 @dataclass(slots=True)
 class Gateway:
-    """A running gateway: its client's stub, what is behind it, its store and where it is."""
+    """A running gateway: its client's stub, what is behind it, its store and where it is.
+
+    Attributes:
+        url: where OpenAI clients find it, with the setting `http`.
+    """
 
     stub: "gateway_pb2_grpc.ReasoningServiceAsyncStub"
     parts: FakeServices
     store: MemoryStore
     service: ReasoningService
     address: str
+    http: HttpServer | None = None
+    url: str = ""
 
     async def reason(
         self, asked: gateway_pb2.ReasonRequest | None = None, timeout: float | None = 10, key: str = ""
@@ -68,6 +76,7 @@ async def gateway(
     *,
     store: MemoryStore | None = None,
     addresses: dict[str, str] | None = None,
+    pair: Pair = PAIR,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     parts, store = parts or FakeServices(), store or MemoryStore(ttl_seconds=60)
@@ -76,7 +85,7 @@ async def gateway(
         cluster = Cluster.connect(where["draft"], where["target"], where["verifier"])
         configured = GatewaySettings(**settings)
         callers = Callers(configured.keys)
-        service = ReasoningService(configured, PAIR, cluster, store, callers)
+        service = ReasoningService(configured, pair, cluster, store, callers)
 
         def add(server: grpc.aio.Server) -> None:
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
@@ -90,7 +99,17 @@ async def gateway(
             async with grpc.aio.insecure_channel(
                 front, options=[*options, ("grpc.max_send_message_length", -1)]
             ) as channel:
-                yield Gateway(gateway_pb2_grpc.ReasoningServiceStub(channel), parts, store, service, front)
+                stub = gateway_pb2_grpc.ReasoningServiceStub(channel)
+                running = Gateway(stub, parts, store, service, front)
+                http = running.http = open_http(configured, pair, cluster, service)
+                if http:
+                    scheme = "https" if configured.tls else "http"
+                    running.url = f"{scheme}://{await http.start(_serving)}"
+                try:
+                    yield running
+                finally:
+                    if http:
+                        await http.stop(5)
         await interceptor.idle(5)
         assert service._reasoning._governor.sessions == 0, "the governor still counts a session"
         for replicas in (cluster.draft, cluster.target, cluster.verifier):
@@ -98,6 +117,10 @@ async def gateway(
         await service.close()
         await cluster.close()
         await store.close()
+
+
+def _serving() -> bool:
+    return True
 
 
 def commits(told: list[gateway_pb2.ReasonResponse]) -> list[gateway_pb2.Commit]:

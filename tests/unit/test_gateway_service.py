@@ -10,10 +10,7 @@ import prometheus_client
 import pytest
 
 from dreamr.v1 import common_pb2, gateway_pb2, verifier_pb2
-from services.common.errors import InvalidRequestError
-from services.gateway.cluster_parts import Cluster
 from services.gateway.memory_store import MemoryStore
-from services.gateway.service import ReasoningService
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Status, StoreError
 from tests.unit.fake_services import STEPS, FakeServices, idle
@@ -329,16 +326,6 @@ async def test_places_of_those_who_gave_up_waiting_are_free_again() -> None:
         parts.target_delay = 0.001
         first.cancel()
         assert commits(await waiting)
-
-
-async def test_images_that_are_too_much_together_are_refused() -> None:
-    # Each is within its own limit, and so is their number; base64 would make them too much for Triton.
-    pair = PAIR.model_copy(update={"reasoning": PAIR.reasoning.model_copy(update={"max_images": 8})})
-    service = ReasoningService(
-        GatewaySettings(), pair, Cluster.connect("127.0.0.1:1", "127.0.0.1:1", "127.0.0.1:1"), MemoryStore(60)
-    )
-    with pytest.raises(InvalidRequestError, match="images: 52,000,000 bytes in all, more than"):
-        await service._check_images([bytes(13_000_000)] * 4)
 
 
 async def test_the_draft_may_write_the_answer() -> None:

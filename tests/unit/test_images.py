@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from services.common.errors import InvalidRequestError
-from services.gateway.images import check_image
+from services.gateway.images import check_image, check_images
+from services.gateway.settings import GatewaySettings
 
 LIMITS = {"max_bytes": 1_000_000, "max_pixels": 1_000_000}
 
@@ -77,3 +78,9 @@ def test_what_pillow_warns_of_is_no_line_of_a_log() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], input=broken, capture_output=True, check=True)
     assert ended.stderr == b""
+
+
+async def test_images_that_are_too_much_together_are_refused() -> None:
+    # Each is within its own limit; base64 would make them too much for Triton.
+    with pytest.raises(InvalidRequestError, match="images: 52,000,000 bytes in all, more than"):
+        await check_images([bytes(13_000_000)] * 4, GatewaySettings())

@@ -5,8 +5,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from bench.questions import Question
+from bench.variant import Variant
 from dreamr.client import AsyncClient
 from dreamr.events import Activity, Answer, Commit
+from services.gateway.policy import SPECREASON
 from services.gateway.rule import Rule
 
 SECONDS = 600.0
@@ -60,9 +62,7 @@ async def walk(client: AsyncClient, number: int, question: Question, rule: Rule)
     stream = client.reason(
         question.text,
         images=question.images,
-        policy="specreason",
-        rule=rule.value,  # type: ignore[arg-type]  # checked by the command
-        alpha=1.0,
+        **Variant(SPECREASON.name, rule, alpha=1.0).options(),
         governor=False,
         activity=True,
         timeout=SECONDS,

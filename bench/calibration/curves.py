@@ -4,7 +4,7 @@ Intervals are percentile bootstraps over questions: steps of one question are dr
 its image and its difficulty.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from sklearn.metrics import roc_curve
 from bench.statistics import Estimate
 
 RESAMPLES = 2_000
+BLOCK = 100
 
 Values = NDArray[np.float64]
 
@@ -84,7 +85,8 @@ class Judgements:
         if not self.right or not self.wrong:
             return None
         (value,) = self._aucs(np.ones((1, len(self._scores))))
-        return Estimate(float(value), _interval(self._aucs(self._resampled())))
+        drawn = np.concatenate([self._aucs(weights) for weights in self._resampled()])
+        return Estimate(float(value), _interval(drawn))
 
     def _aucs(self, weights: Values) -> Values:
         """One for each row of how often each step counts, of those rows that have both kinds."""
@@ -125,18 +127,18 @@ class Judgements:
         """How much of the whole the part is."""
         if not whole.any():
             return None
-        weights = self._resampled()
-        parts, wholes = weights @ part, weights @ whole
+        drawn = [weights @ np.stack([part, whole], 1) for weights in self._resampled()]
+        parts, wholes = np.concatenate(drawn).T
         shares = parts[wholes > 0] / wholes[wholes > 0]
         return Estimate(float(part.sum() / whole.sum()), _interval(shares))
 
-    def _resampled(self) -> Values:
-        """How often each step is drawn, [RESAMPLES, steps]."""
+    def _resampled(self) -> Iterator[Values]:
+        """How often each step is drawn, [BLOCK, steps] at a time."""
         count = int(self._question.max()) + 1
         rng = np.random.default_rng(self._seed)
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-        weights: Values = drawn[:, self._question].astype(np.float64)
-        return weights
+        for _ in range(RESAMPLES // BLOCK):
+            drawn = rng.multinomial(count, np.full(count, 1 / count), size=BLOCK)
+            yield drawn[:, self._question].astype(np.float64)
 
 
 def _interval(drawn: Values) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.calibration.report import shown
 from bench.plots import GREY, axes_of
 from bench.report import BASELINE
 
@@ -15,15 +16,15 @@ _BLUE, _ORANGE, _GREEN = "#0072B2", "#E69F00", "#009E73"
 def draw(report: dict[str, Any], folder: Path) -> list[Path]:
     """Writes the figures that the report has figures for, and returns their paths.
 
-    `roc.svg` and `alpha.svg` where steps were labelled as right and as wrong, `pareto.svg` where whole
-    sessions were run.
+    `roc.svg` where steps were labelled as right and as wrong, `alpha.svg` where some are accepted and some are
+    right, `pareto.svg` where whole sessions were run.
 
     Raises:
         OSError: the folder cannot be written.
     """
     figures = {
         "roc": (bool(report["steps"]["roc"]), _roc),
-        "alpha": (bool(report["steps"]["roc"]), _alpha),
+        "alpha": (bool(_points(report)), _alpha),
         "pareto": (bool(report["by_alpha"]), _pareto),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,10 +43,8 @@ def _roc(report: dict[str, Any], axes: "Axes") -> None:
     from matplotlib.ticker import PercentFormatter
 
     steps = report["steps"]
-    auc = steps["auc"]
-    low, high = auc["ci95"]
     _, wrong, right = zip(*steps["roc"], strict=True)
-    label = f"AUC {auc['value']:.3f} ({low:.3f} to {high:.3f})"
+    label = f"AUC {shown(steps['auc'], '.3f')}"
     axes.plot(wrong, right, color=_BLUE, label=label, drawstyle="steps-post")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="chance")
     axes.set_title(_judged(report))
@@ -61,7 +60,7 @@ def _alpha(report: dict[str, Any], axes: "Axes") -> None:
     """What each alpha accepts."""
     from matplotlib.ticker import PercentFormatter
 
-    points = [point for point in report["steps"]["by_alpha"] if point["precision"] and point["recall"]]
+    points = _points(report)
     alphas = [point["alpha"] for point in points]
     for name, label, colour, marker in (
         ("precision", "precision: of the accepted, right", _BLUE, "o"),
@@ -70,7 +69,7 @@ def _alpha(report: dict[str, Any], axes: "Axes") -> None:
         axes.plot(
             alphas, [point[name]["value"] for point in points], color=colour, marker=marker, label=label
         )
-        low, high = zip(*(point[name]["ci95"] for point in points), strict=True)
+        low, high = zip(*(point[name]["ci95"] or [point[name]["value"]] * 2 for point in points), strict=True)
         axes.fill_between(alphas, low, high, color=colour, alpha=0.15, linewidth=0)
     accepted = [point["accepted"] for point in points]
     axes.plot(alphas, accepted, color=_GREEN, marker="s", label="accepted, of all steps")
@@ -112,6 +111,12 @@ def _pareto(report: dict[str, Any], axes: "Axes") -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlim(left=0.9)
     axes.grid()
+
+
+def _points(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Alphas that accept something, where something is right."""
+    points = report["steps"]["by_alpha"]
+    return [point for point in points if point["precision"] and point["recall"]]
 
 
 def _judged(report: dict[str, Any]) -> str:

@@ -166,7 +166,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
         f"{steps['judged']} steps of the draft, {steps['wrong']} of {steps['right'] + steps['wrong']} wrong"
     )
     if auc:
-        title += f"; AUC {_shown(auc, '.3f')}"
+        title += f"; AUC {shown(auc, '.3f')}"
     judged = Table(title=title)
     for column in ("alpha", "accepted", "precision (95%)", "recall (95%)"):
         judged.add_column(column, justify="right")
@@ -174,7 +174,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
         judged.add_row(
             f"{point['alpha']:g}",
             f"{point['accepted']:.1%}",
-            *(_shown(point[name], ".1%") for name in ("precision", "recall")),
+            *(shown(point[name], ".1%") for name in ("precision", "recall")),
         )
     if not found["by_alpha"]:
         return [judged]
@@ -189,15 +189,16 @@ def tables(found: dict[str, Any]) -> list[Table]:
         whole.add_row(
             f"{one['alpha']:g}",
             f"{one['accuracy']:.1%}",
-            _shown(one["accuracy_difference"], "+.1%"),
-            _shown(one["speedup"], ".2f"),
+            shown(one["accuracy_difference"], "+.1%"),
+            shown(one["speedup"], ".2f"),
             "" if accepted is None else f"{accepted:.1%}",
             f"{one['tokens_per_answer']:.0f}",
         )
     return [judged, whole]
 
 
-def _shown(estimate: dict[str, Any] | None, form: str) -> str:
+def shown(estimate: dict[str, Any] | None, form: str) -> str:
+    """A figure with its interval, in words; empty where there is none."""
     if estimate is None:
         return ""
     text, interval = format(estimate["value"], form), estimate["ci95"]

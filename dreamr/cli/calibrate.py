@@ -77,7 +77,7 @@ def calibrate(
     if rule not in RULES:
         raise typer.BadParameter(f"must be one of {', '.join(RULES)}", param_hint="--rule")
     tried = _alphas(alphas)
-    settings = _settings(pair, runs) if write else None
+    settings = _settings(pair, rule, runs) if write else None
     try:
         asked = from_file(questions)
     except ValueError as error:
@@ -133,13 +133,20 @@ def _alphas(text: str) -> list[float]:
     return found
 
 
-def _settings(pair: str, runs: int) -> Path:
+def _settings(pair: str, rule: str, runs: int) -> Path:
     """The file to write to: better refused now than after minutes."""
     if pair.startswith("emulated:"):
         raise typer.BadParameter("an emulated pair has no alpha of its own", param_hint="--write")
     if not runs:
         raise typer.BadParameter("without runs no alpha is chosen", param_hint="--write")
+    from services.common.pair import Pair
+
     settings = PairFiles.of(pair, None, Path()).settings
+    try:
+        if getattr(Pair.load(settings), rule) is None:
+            raise ValueError(f"pair {settings}: has no section [{rule}]")
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--write") from error
     if not os.access(settings, os.W_OK) or not os.access(settings.parent, os.W_OK):
         raise typer.BadParameter(f"{settings} cannot be written", param_hint="--write")
     return settings

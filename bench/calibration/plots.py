@@ -16,8 +16,8 @@ _BLUE, _ORANGE, _GREEN = "#0072B2", "#E69F00", "#009E73"
 def draw(report: dict[str, Any], folder: Path) -> list[Path]:
     """Writes the figures that the report has figures for, and returns their paths.
 
-    `roc.svg` where steps were labelled as right and as wrong, `alpha.svg` where some are accepted and some are
-    right, `pareto.svg` where whole sessions were run.
+    `roc.svg` where steps were labelled as right and as wrong, `alpha.svg` where some are accepted and some
+    are right, `pareto.svg` where whole sessions were run.
 
     Raises:
         OSError: the folder cannot be written.

@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow client-test check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway simulate figures cancellation fuzz audit soak chaos fight compose-test clean
+.PHONY: help setup demo test test-slow client-test check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway calibrate simulate figures cancellation fuzz audit soak chaos fight compose-test clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,11 @@ bench-workers: setup ## how drafting scales over draft workers
 
 bench-gateway: setup ## what the gateway itself costs, with hundreds of sessions in flight
 	$(BIN)/python -m bench.gateway --sessions 50,200 --json .cache/bench-gateway.json
+
+calibrate: setup ## how well the bundled target judges, and which alpha to use
+	$(BIN)/dreamr sample --split calibration --count 200 --out .cache/calibration
+	$(BIN)/dreamr calibrate --questions .cache/calibration/questions.jsonl --json .cache/calibration.json \
+		--plots docs/figures/calibration
 
 simulate: setup ## 20,000 sessions with faults under a virtual clock
 	$(BIN)/dreamr simulate --sessions 20000 --seed 1

@@ -24,7 +24,7 @@ _STYLES = {
     "exact": ("#CC79A7", "v"),
 }
 _OTHER = ("#D55E00", "X")
-_GREY = "#767676"
+GREY = "#767676"
 
 Report = dict[str, Any]
 
@@ -50,14 +50,14 @@ def draw(report: Report, folder: Path) -> list[Path]:
     for name, (known, figure) in figures.items():
         if known:
             path = folder / f"{name}.svg"
-            with _axes(path) as axes:
+            with axes_of(path) as axes:
                 figure(report, axes)
             written.append(path)
     return written
 
 
 @contextmanager
-def _axes(path: Path) -> Iterator["Axes"]:
+def axes_of(path: Path) -> Iterator["Axes"]:
     """Axes to draw on, written to the file behind the block."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -108,7 +108,7 @@ def _speedup(report: Report, axes: "Axes") -> None:
         axes.plot(interval or [ratio, ratio], [row, row], color=colour)
         axes.plot(ratio, row, color=colour, marker=marker)
         axes.annotate(f"{ratio:.2f}", (ratio, row), (0, 9), textcoords="offset points", ha="center")
-    axes.axvline(1, color=_GREY, linestyle="--", linewidth=1)
+    axes.axvline(1, color=GREY, linestyle="--", linewidth=1)
     axes.annotate("target", (1, 0), (4, 4), xycoords=("data", "axes fraction"), textcoords="offset points")
     axes.set_title(_questions(report))
     axes.set_xlabel("times as fast as the target alone (ratio of mean latencies, 95% interval)")
@@ -141,9 +141,9 @@ def _draft_workers(report: Report, axes: "Axes") -> None:
         if not drafted[0]:
             continue
         linear = [drafted[0] * count / workers[0] for count in workers]
-        axes.plot(workers, linear, color=_GREY, linestyle="--", linewidth=1, zorder=3)
+        axes.plot(workers, linear, color=GREY, linestyle="--", linewidth=1, zorder=3)
         axes.annotate(
-            "linear", (workers[-1], linear[-1]), (-6, 0), textcoords="offset points", ha="right", color=_GREY
+            "linear", (workers[-1], linear[-1]), (-6, 0), textcoords="offset points", ha="right", color=GREY
         )
         _line(axes, name, workers, drafted)
     axes.set_title(f"{report['pair']}, {entries[0]['concurrency']} questions at the same time")

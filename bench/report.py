@@ -32,7 +32,7 @@ def to_json(workers: Mapping[int, Levels], *, seed: int, pair: str) -> dict[str,
             than one, `draft_workers` has all. So it is with each one's concurrencies and `levels`.
     """
     found = {count: _levels(levels) for count, levels in sorted(workers.items())}
-    report = {"pair": pair, "seed": seed, "environment": _environment(), **found[min(found)]}
+    report = {"pair": pair, "seed": seed, "environment": environment(), **found[min(found)]}
     if list(found) != [1]:
         report["draft_workers"] = [{"draft_workers": count, **figures} for count, figures in found.items()]
     return report
@@ -217,7 +217,7 @@ def _seconds(found: Sequence[Sample]) -> list[float]:
     return [one.seconds for one in found]
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     packages = ("grpcio", "torch", "transformers", "nvidia-pytriton")
     versions = {}
     for name in packages:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from bench.bound import bound
 from bench.meter import Meter, Reading
 from bench.questions import Question, cold
+from bench.variant import Variant
 from dreamr.client import AsyncClient
 from dreamr.events import Answer, Event
 
@@ -70,9 +71,9 @@ async def warm_up(client: AsyncClient, questions: Sequence[Question], policies: 
     """Some questions under every policy, all at the same time: the first ones of a cluster take longer."""
     async with asyncio.TaskGroup() as group:
         for number, question in enumerate(questions[:WARM_UP]):
-            for policy in policies:
-                image = cold(question.image, f"warm-up {number} {policy}")
-                group.create_task(client.ask(question.text, images=[image], policy=policy))
+            for policy in dict.fromkeys(Variant.parse(name).policy for name in policies):
+                images = [cold(image, f"warm-up {number} {policy}") for image in question.images]
+                group.create_task(client.ask(question.text, images=images, policy=policy))
 
 
 async def measure(
@@ -92,6 +93,7 @@ async def measure(
     a cache: see `bench.questions.cold`.
 
     Args:
+        policies: names, or variants as `bench.variant` has them.
         concurrency: questions at the same time; a round has four times as many, or is a single one.
         governor: whether sessions may speculate less than they could; None as each policy has it.
         meter: of the cluster; None where it is somebody else's.
@@ -104,7 +106,10 @@ async def measure(
     for start in range(0, len(questions), size):
         for policy in rng.sample(list(policies), len(policies)):
             asked = questions[start : start + size]
-            images = [cold(one.image, f"{run} {start + at} {policy}") for at, one in enumerate(asked)]
+            images = [
+                [cold(image, f"{run} {start + at} {policy}") for image in one.images]
+                for at, one in enumerate(asked)
+            ]
             before = await meter.read() if meter else None
             began = time.perf_counter()
             answered, full = await _round(
@@ -122,7 +127,7 @@ async def measure(
                 measured.full_drafted += reading.since(before).tokens["draft"]
             for question, (seconds, events) in zip(asked, answered, strict=True):
                 answer = Answer.of(events)
-                right = answer.answer.strip() == question.answer.strip()
+                right = question.is_right(answer.answer)
                 # In a thread: the replay has an event loop of its own.
                 least = await asyncio.to_thread(bound, events)
                 measured.samples.append(Sample(right, seconds, answer, least))
@@ -132,7 +137,7 @@ async def measure(
 async def _round(
     client: AsyncClient,
     questions: Sequence[Question],
-    images: Sequence[bytes],
+    images: Sequence[Sequence[bytes]],
     policy: str,
     concurrency: int,
     governor: bool | None,
@@ -147,15 +152,15 @@ async def _round(
     waiting = len(questions)
     emptied = asyncio.Event()
 
-    async def ask(question: Question, image: bytes) -> tuple[float, list[Event]]:
+    async def ask(question: Question, images: Sequence[bytes]) -> tuple[float, list[Event]]:
         nonlocal waiting
         async with places:
             waiting -= 1
             began = time.perf_counter()
             stream = client.reason(
                 question.text,
-                images=[image],
-                policy=policy,
+                images=images,
+                **Variant.parse(policy).options(),
                 governor=governor,
                 activity=True,
                 timeout=_SECONDS,

@@ -109,6 +109,9 @@ class AsyncClient:
         seed: int | None = None,
         activity: bool = False,
         background: bool = False,
+        rule: Literal["tbvm", "digit", "confidence", "cascade"] | None = None,
+        steps: Iterable[str] = (),
+        closed: bool = False,
         timeout: float | None = None,
     ) -> AsyncGenerator[events.Event, None]:
         """Asks, and yields what happens: `Started`, each `Commit`, `Finished` (and `Activity` if wanted).
@@ -129,6 +132,9 @@ class AsyncClient:
             max_repeats: how often one step may be committed before the answer is written.
             background: the session is worked on to its end, also when this iterator is closed and when its
                 gateway has gone; `session` and `resume` tell what came of it.
+            rule: what candidates are judged by; None as the policy has it.
+            steps: of the reasoning, to take for granted; commits count from 0 behind them.
+            closed: the steps close the reasoning, and the answer alone is to be written.
             timeout: seconds; the client's own by default.
 
         Raises:
@@ -150,13 +156,18 @@ class AsyncClient:
             governor=governor,
             sampling=common_pb2.Sampling(temperature=temperature, seed=seed),
             activity=activity,
+            rule=f"VERIFICATION_RULE_{rule.upper()}" if rule else None,
         )
+        given = [common_pb2.Step(text=step) for step in steps]
+        if closed:
+            given.append(common_pb2.Step(closes=True))
         request = gateway_pb2.ReasonRequest(
             question=question,
             images=[common_pb2.Image(data=await asyncio.to_thread(_read, image)) for image in images],
             options=options,
             request_id=uuid.uuid4().hex,
             background=background,
+            steps=given,
         )
         deadline = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
         async with aclosing(self._told(request, deadline)) as told:

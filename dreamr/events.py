@@ -12,7 +12,11 @@ Author = Literal["draft", "target"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Accept or reject, with the evidence; probabilities are within 0..1, `seconds` is how long it took."""
+    """Accept or reject, with the evidence; probabilities are within 0..1, `seconds` is how long it took.
+
+    Attributes:
+        rule: what decided: tbvm, digit, equivalence or confidence; empty where no rule was asked.
+    """
 
     accept: bool
     reason: str
@@ -22,6 +26,7 @@ class Verdict:
     alpha: float
     mass: float
     seconds: float
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +248,9 @@ def _verdict(verdict: common_pb2.Verdict) -> Verdict:
         alpha=verdict.alpha,
         mass=verdict.mass,
         seconds=verdict.seconds,
+        rule=common_pb2.VerificationRule.Name(verdict.rule).removeprefix("VERIFICATION_RULE_").lower()
+        if verdict.rule
+        else "",
     )
 
 

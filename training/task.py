@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -191,9 +192,16 @@ def examples(rng: random.Random, *, held_out: bool) -> Iterator[Example]:
 
 def held_out(count: int, seed: int) -> Iterator[Example]:
     """`count` examples of held-out handwriting; the same for the same seed."""
-    source = examples(random.Random(seed), held_out=True)
-    for _ in range(count):
-        yield next(source)
+    return islice(examples(random.Random(seed), held_out=True), count)
+
+
+def calibration(count: int, seed: int) -> Iterator[Example]:
+    """`count` other questions about held-out handwriting: what is chosen by them is measured by `held_out`'s.
+
+    The digits are the same 360, since on those of training a draft makes next to no mistakes; grids and
+    questions are drawn from seeds that `held_out` does not have.
+    """
+    return islice(examples(random.Random(f"calibration {seed}"), held_out=True), count)
 
 
 def example_words() -> set[str]:

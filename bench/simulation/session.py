@@ -15,7 +15,7 @@ from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
 from services.gateway.governs import Ungoverned
 from services.gateway.messages import Command, Event
-from services.gateway.policy import Rule
+from services.gateway.rule import Rule
 from services.gateway.speculation import Speculation
 
 

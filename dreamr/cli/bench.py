@@ -29,7 +29,12 @@ MAX_CONCURRENCY = 256
 
 
 def bench(
-    policies: Annotated[str, typer.Option(help="Policies, with commas between.")] = "target,fpsr",
+    policies: Annotated[
+        str,
+        typer.Option(
+            help="Policies, with commas between; `fpsr:cascade`, `fpsr:0.7`: another rule or alpha."
+        ),
+    ] = "target,fpsr",
     questions: Annotated[
         int,
         typer.Option(min=1, help="How many held-out questions; with several at the same time whole rounds."),
@@ -57,10 +62,16 @@ def bench(
     """Measure policies side by side, on the same questions in one run."""
     from bench.plots import draw
     from bench.report import by_level, scaling, table, waits
+    from bench.variant import Variant
 
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if len(set(names)) != len(names) or not names:
         raise typer.BadParameter("give each policy once", param_hint="--policies")
+    try:
+        for name in names:
+            Variant.parse(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--policies") from error
     levels = _numbers(concurrency, MAX_CONCURRENCY, "--concurrency")
     workers = _numbers(draft_workers, MAX_DRAFT_WORKERS, "--draft-workers")
     if address is not None and workers != [1]:
@@ -124,6 +135,8 @@ async def _bench(
         raise typer.BadParameter(str(error), param_hint="--file") from error
     if not asked:
         raise typer.BadParameter("holds no question", param_hint="--file")
+    if any(one.answer is None for one in asked):
+        raise typer.BadParameter("holds a question without an answer", param_hint="--file")
     questions = {level: asked[: asked_at(level, count)] for level in levels}
     found = {}
     for number in workers:

@@ -40,6 +40,7 @@ async def _demo(address: str | None, count: int, seed: int, timeline: Path | Non
         with progress.status("warming up"):
             for policy in POLICIES:
                 await client.ask(asked[0].text, images=[asked[0].image], policy=policy)
+        truths = [question.answer or "" for question in asked]
         for number, question in enumerate(asked, 1):
             console.print(f"\n[bold]{number}. {question.text}[/bold]")
             for policy in POLICIES:
@@ -47,8 +48,7 @@ async def _demo(address: str | None, count: int, seed: int, timeline: Path | Non
                 # Neither policy may find the other's work in a cache.
                 image = cold(question.image, f"{number} {policy}")
                 found[policy].append(await _answer(client, image, question.text, policy, last))
-            _show(console, [found[policy][-1] for policy in POLICIES], question.answer)
-    truths = [question.answer for question in asked]
+            _show(console, [found[policy][-1] for policy in POLICIES], truths[number - 1])
     _summarise(console, found, truths)
 
 

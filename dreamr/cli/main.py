@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from dreamr.cli import ask, bench, certs, chaos, demo, fuzz, keys, sample, simulate, triton, up
+from dreamr.cli import ask, bench, calibrate, certs, chaos, demo, fuzz, keys, sample, simulate, triton, up
 
 app = typer.Typer(
     help="Speculative reasoning for large vision-language models.",
@@ -15,6 +15,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("ask")(ask.ask)
 app.command("bench")(bench.bench)
+app.command("calibrate")(calibrate.calibrate)
 app.command("sample")(sample.sample)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class _Section(BaseModel):
@@ -12,7 +12,11 @@ class _Section(BaseModel):
 
 
 class ModelSettings(_Section):
-    """One model: its name in Triton, and the folder (beside the pair's file) that holds its chat template."""
+    """One model: its name in Triton, and the folder (beside the pair's file) that holds its chat template.
+
+    With a `tokenizer.json` there too, the judge's words are looked up in the target's; without one they are
+    told by the texts of tokens.
+    """
 
     triton_model: str = Field(min_length=1)
     template: Path
@@ -74,6 +78,36 @@ class EquivalenceSettings(TbvmSettings):
     alpha: float = Field(0.5, ge=0, le=1)
 
 
+class ConfidenceSettings(_Section):
+    """How likely the draft held its own tokens; the target is not asked.
+
+    Attributes:
+        of: the least likely token, or the geometric mean over all.
+        alpha: the probability above which a step is accepted.
+    """
+
+    of: Literal["min", "mean"] = "min"
+    alpha: float = Field(0.9, ge=0, le=1)
+
+
+class CascadeSettings(_Section):
+    """When the draft's confidence decides, and TBVM is not asked (after ConfSpec, arXiv 2602.18447).
+
+    Attributes:
+        accept: confidence above which a step is accepted.
+        reject: confidence below which it is rejected; 0 leaves that to TBVM.
+    """
+
+    accept: float = Field(ge=0, le=1)
+    reject: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.reject > self.accept:
+            raise ValueError("reject must not be above accept")
+        return self
+
+
 class Pair(_Section):
     """A draft and a target that serve together."""
 
@@ -84,6 +118,14 @@ class Pair(_Section):
     tbvm: TbvmSettings
     digit: DigitSettings | None = None
     equivalence: EquivalenceSettings | None = None
+    confidence: ConfidenceSettings | None = None
+    cascade: CascadeSettings | None = None
+
+    @model_validator(mode="after")
+    def _check_cascade(self) -> Self:
+        if self.cascade and not self.confidence:
+            raise ValueError("[cascade] needs [confidence]")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Self:

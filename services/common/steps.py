@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from dreamr.v1 import common_pb2
@@ -36,10 +37,12 @@ class StepWriter:
         *,
         max_tokens: int,
         seconds: float,
+        logprobs: bool = False,
         on_progress: OnProgress | None = None,
     ) -> Written:
         """Writes one step behind `prompt`; it ends at the delimiter, at the mark that ends reasoning or at
-        `max_tokens`. With `on_progress` the generation is streamed.
+        `max_tokens`. With `on_progress` the generation is streamed; with `logprobs` the step says how likely
+        its tokens were.
 
         A model that writes a bare delimiter is asked once more behind it; if that brings nothing either, the
         step is empty and counts as truncated. A step that is empty and closes is the end of the reasoning.
@@ -54,6 +57,9 @@ class StepWriter:
             "stop": [settings.delimiter, settings.think_close],
             "include_stop_str_in_output": True,
         }
+        if logprobs:
+            # In vLLM's terms: of the drawn token, and of no other.
+            parameters["logprobs"] = 0
         started = time.perf_counter()
         written = await self._once(prompt, images, parameters, seconds, on_progress, 0, started)
         if not _is_blank(written.step):
@@ -77,17 +83,21 @@ class StepWriter:
     ) -> Written:
         """One generation of a step for which `tokens` have been spent already."""
         text, last = "", None
+        drawn: list[float] = []
         streams = on_progress is not None
         async with self._model.generate(
             prompt, images, parameters, stream=streams, seconds=seconds
         ) as chunks:
             async for chunk in chunks:
                 text, tokens, last = text + chunk.text, tokens + chunk.tokens, chunk
+                drawn += (place[0].logprob for place in chunk.logprobs if place)
                 if on_progress:
                     on_progress(tokens)
         assert last is not None
-        usage = _usage(last, tokens, started)
-        return Written(self._step(text, tokens, last.finish_reason), usage)
+        step = self._step(text, tokens, last.finish_reason)
+        if drawn:
+            step.mean_logprob, step.min_logprob = fmean(drawn), min(drawn)
+        return Written(step, _usage(last, tokens, started))
 
     async def run_on(
         self,

@@ -52,6 +52,7 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
                 sampling,
                 max_tokens=max_tokens,
                 seconds=seconds_left(context, self._max_seconds),
+                logprobs=request.logprobs,
             )
             yield draft_pb2.DraftResponse(step=written.step, usage=written.usage)
             if written.step.closes or written.step.truncated:

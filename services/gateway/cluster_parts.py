@@ -35,7 +35,6 @@ from services.gateway.messages import (
 )
 from services.gateway.parts import Answer, Progress
 from services.gateway.plan import Plan
-from services.gateway.policy import Rule
 from services.gateway.replica import Replica
 from services.gateway.replicas import Replicas
 
@@ -52,12 +51,6 @@ _FULL_SECONDS, _FULL_MOST = 0.05, 1.0
 # Workers that write for the same position must not write the same; a greedy request is drawn at this
 # temperature in all lanes but the first.
 _LANE_TEMPERATURE = 0.7
-
-_RULES = {
-    Rule.TBVM: verifier_pb2.VERIFICATION_RULE_TBVM,
-    Rule.DIGIT: verifier_pb2.VERIFICATION_RULE_DIGIT,
-    Rule.EQUIVALENCE: verifier_pb2.VERIFICATION_RULE_EQUIVALENCE,
-}
 
 
 class _Patience:
@@ -113,6 +106,7 @@ class ClusterParts:
     """The `Parts` of one session.
 
     Args:
+        context: question, images, and steps that are taken for granted.
         deadline: the event loop's time at which the session must be over.
         verdict_seconds: how long one verdict may take.
 
@@ -143,6 +137,7 @@ class ClusterParts:
             max_steps=start.steps,
             max_step_tokens=self._plan.max_step_tokens,
             sampling=self._drawn(f"draft {start.index} {start.lane}", start.lane),
+            logprobs=self._plan.policy.rule.needs_logprobs,
         )
         stream = self._stream(
             "draft",
@@ -181,7 +176,7 @@ class ClusterParts:
             context=self._ahead(start.prefix),
             candidate=convert.step_to(start.candidate),
             alpha=self._plan.alpha,
-            rule=_RULES[self._plan.policy.rule],
+            rule=convert.RULES[self._plan.policy.rule],
             rival=convert.step_to(start.rival) if start.rival else None,
         )
         response = await self._call(
@@ -219,7 +214,10 @@ class ClusterParts:
     def _ahead(self, steps: Sequence[str]) -> common_pb2.Context:
         context = self._context
         return common_pb2.Context(
-            session_id=context.session_id, question=context.question, images=context.images, steps=steps
+            session_id=context.session_id,
+            question=context.question,
+            images=context.images,
+            steps=[*context.steps, *steps],
         )
 
     def _seconds(self) -> float:

@@ -2,12 +2,20 @@
 
 from dreamr.v1 import common_pb2, gateway_pb2
 from services.gateway.messages import Author, Reason, Step, Verdict
+from services.gateway.rule import Rule
 from services.gateway.speculation import Speculation
 
 SPECULATIONS: dict[Speculation, gateway_pb2.Speculation] = {
     level: getattr(gateway_pb2, f"SPECULATION_{level.name}") for level in Speculation
 }
 AUTHORS = {Author.DRAFT: gateway_pb2.AUTHOR_DRAFT, Author.TARGET: gateway_pb2.AUTHOR_TARGET}
+
+RULES: dict[Rule, common_pb2.VerificationRule] = {
+    rule: getattr(common_pb2, f"VERIFICATION_RULE_{rule.name}")
+    for rule in Rule
+    if rule is not Rule.EQUALITY  # which needs no verifier
+}
+RULES_BY_VALUE = {value: rule for rule, value in RULES.items()}
 
 _REASONS: dict[Reason, common_pb2.VerdictReason] = {
     reason: getattr(common_pb2, f"VERDICT_REASON_{reason.name}") for reason in Reason
@@ -17,12 +25,27 @@ _BY_VALUE = {value: reason for reason, value in _REASONS.items()}
 
 def step_from(message: common_pb2.Step) -> Step:
     """The machine's step."""
-    return Step(message.text, message.tokens, message.closes, message.truncated)
+    told = message.HasField("mean_logprob") and message.HasField("min_logprob")
+    return Step(
+        message.text,
+        message.tokens,
+        message.closes,
+        message.truncated,
+        (message.mean_logprob, message.min_logprob) if told else None,
+    )
 
 
 def step_to(step: Step) -> common_pb2.Step:
     """The API's step."""
-    return common_pb2.Step(text=step.text, tokens=step.tokens, closes=step.closes, truncated=step.truncated)
+    mean, least = step.logprobs or (None, None)
+    return common_pb2.Step(
+        text=step.text,
+        tokens=step.tokens,
+        closes=step.closes,
+        truncated=step.truncated,
+        mean_logprob=mean,
+        min_logprob=least,
+    )
 
 
 def verdict_from(message: common_pb2.Verdict) -> Verdict:
@@ -36,6 +59,7 @@ def verdict_from(message: common_pb2.Verdict) -> Verdict:
         score=message.score,
         alpha=message.alpha,
         mass=message.mass,
+        rule=RULES_BY_VALUE.get(message.rule),
     )
 
 
@@ -50,4 +74,5 @@ def verdict_to(verdict: Verdict) -> common_pb2.Verdict:
         alpha=verdict.alpha,
         mass=verdict.mass,
         seconds=verdict.seconds,
+        rule=RULES[verdict.rule] if verdict.rule else common_pb2.VERIFICATION_RULE_UNSPECIFIED,
     )

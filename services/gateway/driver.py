@@ -287,11 +287,13 @@ class Driver:
 
     async def _guard(self, start: Start) -> None:
         """Runs a call; whatever comes of it becomes an event."""
+        began = self._now()
         try:
             await self._call(start)
         except ServiceError as error:
             if isinstance(error, LateError) and isinstance(start, StartVerdict):
-                await self._put(Judged(start.call, Verdict(accept=False, reason=Reason.LATE)))
+                late = Verdict(accept=False, reason=Reason.LATE, seconds=self._now() - began)
+                await self._put(Judged(start.call, late))
                 return
             self._failures[start.call] = error
             await self._put(CallFailed(start.call, str(error), _FAILURES.get(type(error), _DOWN)))

@@ -41,7 +41,8 @@ from services.gateway.messages import (
     Stop,
     Verdict,
 )
-from services.gateway.policy import Policy, Rule
+from services.gateway.policy import Policy
+from services.gateway.rule import Rule
 from services.gateway.speculation import Speculation
 
 

@@ -9,6 +9,7 @@ ignored, so a late reply is harmless.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.gateway.rule import Rule
 from services.gateway.speculation import Speculation
 
 
@@ -49,17 +50,24 @@ class Step:
         tokens: generated for it, the delimiter included.
         closes: the model ended its reasoning with this step.
         truncated: it hit the limit of tokens instead of a delimiter.
+        logprobs: mean and least log-probability of its tokens, for rules that go by them.
     """
 
     text: str
     tokens: int = 0
     closes: bool = False
     truncated: bool = False
+    logprobs: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Accept or reject, with the evidence (all within 0..1); `seconds` is how long it took."""
+    """Accept or reject, with the evidence (all within 0..1).
+
+    Attributes:
+        seconds: how long it took.
+        rule: what decided; None where no rule was asked.
+    """
 
     accept: bool
     reason: Reason = Reason.SCORE
@@ -69,6 +77,7 @@ class Verdict:
     alpha: float = 0.0
     mass: float = 0.0
     seconds: float = 0.0
+    rule: Rule | None = None
 
 
 # --- events ---------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A request, checked: what will be run, with every default filled in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dreamr.v1 import common_pb2, gateway_pb2
@@ -8,7 +9,8 @@ from services.common.pair import Pair
 from services.common.validation import check_range, check_sampling
 from services.gateway import convert
 from services.gateway.messages import Author
-from services.gateway.policy import FPSR, POLICIES, Policy, Rule
+from services.gateway.policy import FPSR, POLICIES, Policy
+from services.gateway.rule import Rule
 
 MAX_WINDOW = 16
 MAX_WIDTH = 8
@@ -53,6 +55,7 @@ class Plan:
             max_repeats=self.max_repeats or None,
             answer_by=convert.AUTHORS[policy.answer_by],
             governor=policy.governed,
+            rule=convert.RULES[policy.rule] if policy.window and not policy.rule.needs_rival else None,
         )
 
     @classmethod
@@ -69,13 +72,16 @@ class Plan:
             raise InvalidRequestError.of("images", f"at least {limits.min_images} needed, {count} given")
         if count > limits.max_images:
             raise InvalidRequestError.of("images", f"at most {limits.max_images} allowed, {count} given")
+        _check_steps(request.steps, limits.max_question_chars)
         policy = POLICIES.get(options.policy or FPSR.name)
         if policy is None:
             raise InvalidRequestError.of(
                 "options.policy", f"must be one of {', '.join(POLICIES)}, not {options.policy[:64]!r}"
             )
         policy = _adjusted(policy, options)
-        alpha = options.alpha if options.HasField("alpha") else _alpha(policy, pair)
+        # Looked up all the same: a rule without settings is refused here, not by every verdict.
+        calibrated = _alpha(policy, pair)
+        alpha = options.alpha if options.HasField("alpha") else calibrated
         check_range("options.alpha", alpha, 0, 1)
         check_sampling(options.sampling)
         return cls(
@@ -100,6 +106,22 @@ def _check_question(question: str, most: int) -> None:
         raise InvalidRequestError.of("question", f"has {len(question):,} characters, more than {most:,}")
 
 
+def _check_steps(steps: Sequence[common_pb2.Step], most: int) -> None:
+    """Steps to take for granted: text each, but for one that only closes."""
+    if len(steps) > MAX_STEPS:
+        raise InvalidRequestError.of("steps", f"must be at most {MAX_STEPS}, not {len(steps)}")
+    for index, step in enumerate(steps):
+        last = index == len(steps) - 1
+        if step.closes and not last:
+            raise InvalidRequestError.of(f"steps[{index}].closes", "only the last step may close")
+        if not step.text.strip() and not step.closes:
+            raise InvalidRequestError.of(f"steps[{index}].text", "must not be empty")
+        if len(step.text) > most:
+            raise InvalidRequestError.of(
+                f"steps[{index}].text", f"has {len(step.text):,} characters, more than {most:,}"
+            )
+
+
 def _adjusted(policy: Policy, options: gateway_pb2.ReasonOptions) -> Policy:
     """The named policy with the request's own numbers; the target alone takes none of them."""
     if options.HasField("window"):
@@ -115,9 +137,22 @@ def _adjusted(policy: Policy, options: gateway_pb2.ReasonOptions) -> Policy:
         policy = replace(policy, first_on_target=options.first_on_target) if policy.window else policy
     if options.HasField("governor") and policy.window and not policy.rule.needs_rival:
         policy = replace(policy, governed=options.governor)
+    if options.rule and policy.window:
+        policy = replace(policy, rule=_rule(policy, options.rule))
     if options.answer_by == gateway_pb2.AUTHOR_DRAFT and policy.window:
         policy = replace(policy, answer_by=Author.DRAFT)
     return policy
+
+
+def _rule(policy: Policy, wanted: common_pb2.VerificationRule) -> Rule:
+    """A rule that the policy can have instead of its own."""
+    rule = convert.RULES_BY_VALUE.get(wanted)
+    if policy.rule.needs_rival or rule is None or rule.needs_rival:
+        allowed = ", ".join(rule for rule in Rule if not rule.needs_rival)
+        raise InvalidRequestError.of(
+            "options.rule", f"must be one of {allowed}, and none with policy 'lookahead' or 'exact'"
+        )
+    return rule
 
 
 def _alpha(policy: Policy, pair: Pair) -> float:
@@ -125,6 +160,10 @@ def _alpha(policy: Policy, pair: Pair) -> float:
     match policy.rule:
         case Rule.TBVM | Rule.EQUALITY:
             return pair.tbvm.alpha
+        case Rule.CASCADE if pair.cascade:
+            return pair.tbvm.alpha
+        case Rule.CONFIDENCE if pair.confidence:
+            return pair.confidence.alpha
         case Rule.DIGIT if pair.digit:
             return pair.digit.alpha
         case Rule.EQUIVALENCE if pair.equivalence:

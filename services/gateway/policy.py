@@ -1,23 +1,9 @@
 """Strategies as policies of the one state machine, so that they compare fairly."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from services.gateway.messages import Author
-
-
-class Rule(StrEnum):
-    """What decides on a candidate; the first three are the verifier's (`dreamr.v1.VerificationRule`)."""
-
-    TBVM = "tbvm"
-    DIGIT = "digit"
-    EQUIVALENCE = "equivalence"
-    EQUALITY = "equality"
-
-    @property
-    def needs_rival(self) -> bool:
-        """Whether a candidate is compared with the target's own step for its position."""
-        return self in (Rule.EQUIVALENCE, Rule.EQUALITY)
+from services.gateway.rule import Rule
 
 
 @dataclass(frozen=True, slots=True)

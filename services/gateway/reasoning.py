@@ -35,7 +35,7 @@ class Task:
     """What a session is to do.
 
     Attributes:
-        context: session id, question and images; without steps.
+        context: session id, question, images and the steps that are taken for granted.
         deadline: the event loop's time.
         committed: steps of a session that goes on.
         told: the client has heard that it was started.

@@ -28,6 +28,7 @@ from services.gateway.callers import Caller, Callers
 from services.gateway.cluster_parts import Cluster
 from services.gateway.entrance import Entrance
 from services.gateway.images import check_images
+from services.gateway.messages import Step
 from services.gateway.plan import Plan
 from services.gateway.reasoning import LAST_WORDS_SECONDS, Reasoning, Send, Task
 from services.gateway.sessions import Session
@@ -106,7 +107,10 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         images = [image.data for image in request.images]
         session_id = Session.id_of(request.request_id, caller.tag)
         stored = gateway_pb2.ReasonRequest(
-            question=request.question, options=plan.options(), background=request.background
+            question=request.question,
+            options=plan.options(),
+            background=request.background,
+            steps=request.steps,
         )
         kept = stored.SerializeToString(deterministic=True)
         async with self._admission.place(caller, _left(deadline)):
@@ -115,13 +119,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             if session:
                 if session.away and self._settings.durable_only:
                     raise UnavailableError(f"sessions: {session.away}")
-                task = Task(
-                    plan,
-                    common_pb2.Context(
-                        session_id=session_id, question=request.question, images=request.images
-                    ),
-                    deadline,
-                )
+                task = Task(plan, _context(session_id, request), deadline, committed=_closing(request))
                 await self._run(session, task, caller, lambda response: _write(context, response), context)
                 return
         # The same request once more: its client has lost the first one's stream.
@@ -273,9 +271,10 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             raise
         return Task(
             plan,
-            common_pb2.Context(session_id=session.id, question=request.question, images=request.images),
+            _context(session.id, request),
             deadline,
-            committed=[convert.step_from(gateway_pb2.Commit.FromString(step).step) for step in stored.steps],
+            committed=_closing(request)
+            or [convert.step_from(gateway_pb2.Commit.FromString(step).step) for step in stored.steps],
             told=True,
         )
 
@@ -337,6 +336,21 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
     def _deadline(self, context: Context) -> float:
         left = seconds_left(context, self._settings.max_call_seconds)
         return asyncio.get_running_loop().time() + left
+
+
+def _context(session_id: str, request: gateway_pb2.ReasonRequest) -> common_pb2.Context:
+    """What every part is told, before any step of the session's own."""
+    return common_pb2.Context(
+        session_id=session_id,
+        question=request.question,
+        images=request.images,
+        steps=[step.text for step in request.steps if step.text.strip()],
+    )
+
+
+def _closing(request: gateway_pb2.ReasonRequest) -> list[Step]:
+    """For the machine, where the given steps close the reasoning: the answer is all that is left."""
+    return [Step("", closes=True)] if request.steps and request.steps[-1].closes else []
 
 
 def _check_session(session_id: str, caller: Caller) -> None:

@@ -1,11 +1,10 @@
-"""SpecReason's judge (arXiv 2504.07891): the target gives a step a digit from 0 to 9. Without I/O."""
+"""SpecReason's judge (arXiv 2504.07891, section 4.1): the target gives a step a digit. Without I/O."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dreamr.v1 import common_pb2
-from services.verifier.tbvm import reason_of, word_of
+from services.verifier.evidence import Token, probabilities, reason_of, word_of
 
 BEST = 9
 # A threshold of seven over nine must not be missed by rounding.
@@ -24,19 +23,18 @@ class Digit:
     expected: bool
     mass_floor: float
 
-    def judge(self, tokens: Iterable[tuple[str, float]], alpha: float) -> common_pb2.Verdict:
-        """Judges from the likeliest next tokens, given as (text, natural log-probability).
+    def judge(self, tokens: Sequence[Token], alpha: float) -> common_pb2.Verdict:
+        """Judges from the likeliest next tokens.
 
         The verdict's score is the digit over nine; p_pos and p_neg are the probabilities of digits that
         reach alpha and that do not.
         """
         digits = [0.0] * (BEST + 1)
-        seen = False
-        for text, logprob in tokens:
-            seen = True
-            word = word_of(text)
+        shares = probabilities(tokens)
+        for token, share in zip(tokens, shares, strict=False):
+            word = word_of(token.text)
             if len(word) == 1 and word in "0123456789":
-                digits[int(word)] += math.exp(logprob)
+                digits[int(word)] += share
         mass = sum(digits)
         if mass == 0:
             value = 0.0
@@ -45,7 +43,7 @@ class Digit:
         else:
             value = float(digits.index(max(digits)))
         p_pos = sum(share for digit, share in enumerate(digits) if _reaches(digit, alpha))
-        reason = reason_of(seen, mass, self.mass_floor)
+        reason = reason_of(bool(shares), mass, self.mass_floor)
         return common_pb2.Verdict(
             accept=reason == common_pb2.VERDICT_REASON_SCORE and _reaches(value, alpha),
             reason=reason,

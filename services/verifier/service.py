@@ -10,7 +10,8 @@ from services.common import logs
 from services.common.errors import InvalidRequestError, from_rpc
 from services.common.pair import Pair
 from services.common.validation import check_context, check_range, seconds_left
-from services.verifier.rules import Rules
+from services.verifier.evidence import Token
+from services.verifier.rules import Case, Rules
 
 # What is kept back of the caller's time, so that a late judge becomes a verdict and not a timeout.
 _REPLY_SECONDS = 0.05
@@ -44,20 +45,19 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         if not request.HasField("candidate"):
             raise InvalidRequestError.of("candidate", "must be given")
         rule = self._rules.of(request.rule)
-        instruction = rule.instruction(request)
-        alpha = request.alpha if request.HasField("alpha") else rule.settings.alpha
+        alpha = request.alpha if request.HasField("alpha") else rule.alpha
         check_range("alpha", alpha, 0, 1)
         started = time.perf_counter()
         response = verifier_pb2.VerifyResponse()
         if request.candidate.truncated:
             verdict = common_pb2.Verdict(reason=common_pb2.VERDICT_REASON_TRUNCATED, alpha=alpha)
         else:
-            scored = await self._score(request, context, instruction, response.usage)
-            verdict = (
-                rule.reader.judge(((token.text, token.logprob) for token in scored.tokens), alpha)
-                if scored
-                else common_pb2.Verdict(reason=common_pb2.VERDICT_REASON_LATE, alpha=alpha)
+            case = Case(
+                request.candidate,
+                request.rival if request.HasField("rival") else None,
+                lambda instruction: self._score(request, context, instruction, response.usage),
             )
+            verdict = await rule.judge(case, alpha)
         verdict.seconds = time.perf_counter() - started
         response.verdict.CopyFrom(verdict)
         return response
@@ -68,7 +68,7 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         context: Context,
         instruction: str,
         usage: common_pb2.Usage,
-    ) -> target_pb2.ScoreResponse | None:
+    ) -> list[Token] | None:
         """The target's evidence; None when it is late."""
         question = target_pb2.ScoreRequest(
             context=request.context, candidate=request.candidate, instruction=instruction, top=self._top
@@ -81,4 +81,4 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
                 return None
             raise from_rpc(error, "target") from error
         usage.CopyFrom(scored.usage)
-        return scored
+        return [Token(token.id, token.text, token.logprob) for token in scored.tokens]

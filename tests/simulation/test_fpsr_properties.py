@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from services.gateway.fpsr import Machine
 from services.gateway.messages import Aborted, Author, Fail, Finish
-from services.gateway.policy import EXACT, POLICIES, Policy, Rule
+from services.gateway.policy import EXACT, POLICIES, Policy
+from services.gateway.rule import Rule
 from services.gateway.speculation import Speculation
 from tests.simulation.world import World
 

@@ -58,7 +58,10 @@ class FakeServices(
             first = len(request.context.steps)
             for index in range(first, min(first + request.max_steps, len(self.steps))):
                 await asyncio.sleep(self.delay)
-                yield draft_pb2.DraftResponse(step=self._step(index), usage={"prompt_tokens": 7 + 5 * index})
+                step = self._step(index)
+                if request.logprobs:
+                    step.mean_logprob, step.min_logprob = -0.25, -0.5
+                yield draft_pb2.DraftResponse(step=step, usage={"prompt_tokens": 7 + 5 * index})
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """See the proto."""

@@ -9,6 +9,7 @@ import pytest
 from bench.meter import Meter, Reading
 from bench.questions import Question, held_out
 from bench.runner import asked_at, measure
+from bench.variant import Variant
 from dreamr.client import AsyncClient
 from dreamr.events import Event
 from tests.unit.test_bench_bound import session
@@ -50,7 +51,7 @@ class FakeCluster:
 
 def questions(*seconds: float) -> list[Question]:
     (image,) = (question.image for question in held_out(1, seed=1))
-    return [Question(image, str(one), "") for one in seconds]
+    return [Question((image,), str(one), "") for one in seconds]
 
 
 @pytest.mark.parametrize(("concurrency", "full"), [(2, 70), (1, 80)])
@@ -72,6 +73,47 @@ async def test_drafting_is_told_of_the_time_in_which_every_place_is_taken(
     assert found.full_drafted == full
     # Of two places one is empty while the last question takes its half second.
     assert (found.full_seconds < found.wall_seconds / 2) == (concurrency == 2)
+
+
+async def test_a_variant_is_asked_for_by_its_rule_and_alpha() -> None:
+    asked: list[dict[str, object]] = []
+
+    class Noting(FakeCluster):
+        async def reason(self, question: str, *, policy: str, **options: object) -> AsyncIterator[Event]:
+            asked.append({name: options.get(name) for name in ("rule", "alpha")})
+            for event in SESSIONS[policy]:
+                yield event
+
+    variants = ["fpsr", "fpsr:0.7", "fpsr:cascade:0.5"]
+    measured = await measure(
+        cast(AsyncClient, Noting()),
+        questions(0.0),
+        variants,
+        seed=1,
+        concurrency=1,
+        meter=None,
+        on_answer=lambda: None,
+    )
+    assert list(measured) == variants
+    wanted: list[dict[str, object]] = [
+        {"rule": None, "alpha": None},
+        {"rule": None, "alpha": 0.7},
+        {"rule": "cascade", "alpha": 0.5},
+    ]
+    assert sorted(asked, key=str) == sorted(wanted, key=str)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ":0.7", "fpsr:1.5", "fpsr:nan", "fpsr:magic", "fpsr:0.7:tbvm", "a:tbvm:1:2"]
+)
+def test_a_variant_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="must be POLICY"):
+        Variant.parse(name)
+
+
+@pytest.mark.parametrize("name", ["target", "fpsr:0.95", "fpsr:confidence", "fpsr:tbvm:0.5"])
+def test_a_variant_is_named_as_it_is_read(name: str) -> None:
+    assert Variant.parse(name).name == name
 
 
 async def test_policies_take_turns_round_by_round() -> None:

@@ -6,14 +6,15 @@ import pytest
 
 from dreamr.v1 import common_pb2
 from services.verifier.digit import Digit
+from services.verifier.evidence import Token
 
 EXPECTED = Digit(expected=True, mass_floor=0.1)
 GREEDY = Digit(expected=False, mass_floor=0.1)
 SEVEN = 7 / 9
 
 
-def tokens(shares: dict[str, float]) -> list[tuple[str, float]]:
-    return [(text, math.log(share)) for text, share in shares.items()]
+def tokens(shares: dict[str, float]) -> list[Token]:
+    return [Token(0, text, math.log(share)) for text, share in shares.items()]
 
 
 def test_seven_itself_is_enough() -> None:

@@ -116,6 +116,19 @@ async def test_what_was_told_and_is_lost_is_said_to_be() -> None:
         assert caught.value.code() is Code.NOT_FOUND
 
 
+async def test_a_session_behind_given_steps_is_resumed_behind_them() -> None:
+    parts = FakeServices(steps=MANY, target_delay=0.02)
+    given = [common_pb2.Step(text=text) for text in MANY[:2]]
+    async with two(parts) as (one, other):
+        async with idle(parts):
+            call, session_id, seen = await begun(one, 2, request(Options(policy="target"), steps=given))
+            call.cancel()
+        rest = await resumed(other, session_id, len(seen))
+    assert [commit.step.text for commit in commits([*seen, *rest])] == list(MANY[2:])
+    assert [commit.index for commit in commits(rest)] == list(range(2, 6))
+    assert list(parts.requests["Generate"][-1].context.steps[:4]) == list(MANY[:4])
+
+
 async def test_a_session_that_runs_is_followed_from_elsewhere() -> None:
     parts = FakeServices(steps=MANY, target_delay=0.05)
     async with two(parts) as (one, other):

@@ -9,7 +9,7 @@ import grpc
 import prometheus_client
 import pytest
 
-from dreamr.v1 import common_pb2, gateway_pb2, verifier_pb2
+from dreamr.v1 import common_pb2, gateway_pb2
 from services.gateway.memory_store import MemoryStore
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Status, StoreError
@@ -260,7 +260,7 @@ async def test_every_part_hears_what_was_asked_for() -> None:
         await running.reason(request(options))
         await running.reason(request(Options(policy="target", sampling=options.sampling, max_step_tokens=9)))
     verify, draft = parts.requests["Verify"][0], parts.requests["Draft"]
-    assert (verify.alpha, verify.rule) == (0.25, verifier_pb2.VERIFICATION_RULE_DIGIT)
+    assert (verify.alpha, verify.rule) == (0.25, common_pb2.VERIFICATION_RULE_DIGIT)
     assert [(one.max_steps, one.max_step_tokens) for one in draft] == [(1, 9)] * 3
     (rival,) = parts.requests["Generate"]
     assert (rival.max_steps, rival.max_step_tokens) == (0, 9)
@@ -268,6 +268,41 @@ async def test_every_part_hears_what_was_asked_for() -> None:
     drawn = [one.sampling for one in (*draft, rival, parts.requests["Answer"][0])]
     assert {(one.temperature, one.top_p) for one in drawn} == {(0.5, 0.9)}
     assert len({one.seed for one in drawn}) == len(drawn), "every draw is its own"
+
+
+async def test_the_drafts_confidence_reaches_the_verifier_where_the_rule_goes_by_it() -> None:
+    parts = FakeServices()
+    async with gateway(parts) as running:
+        told = await running.reason(request(Options(rule=common_pb2.VERIFICATION_RULE_CASCADE)))
+        await running.reason()
+    (first, *_), (*_, last) = parts.requests["Draft"], parts.requests["Draft"]
+    assert (first.logprobs, last.logprobs) == (True, False)
+    (first, *_), (*_, last) = parts.requests["Verify"], parts.requests["Verify"]
+    assert first.rule == common_pb2.VERIFICATION_RULE_CASCADE
+    assert (first.candidate.mean_logprob, first.candidate.min_logprob) == (-0.25, -0.5)
+    assert not last.candidate.HasField("min_logprob")
+    assert {commit.step.min_logprob for commit in commits(told)} == {-0.5}
+
+
+async def test_the_reasoning_goes_on_behind_steps_that_are_given() -> None:
+    parts = FakeServices()
+    given = [common_pb2.Step(text=text) for text in STEPS[:2]]
+    async with gateway(parts) as running:
+        told = await running.reason(request(Options(policy="target"), steps=given))
+    assert [(commit.index, commit.step.text) for commit in commits(told)] == [(0, STEPS[2])]
+    assert list(parts.requests["Generate"][0].context.steps) == list(STEPS[:2])
+    assert list(parts.requests["Answer"][0].context.steps) == list(STEPS)
+
+
+async def test_behind_a_given_step_that_closes_the_answer_alone_is_written() -> None:
+    parts = FakeServices()
+    given = [common_pb2.Step(text=STEPS[0], closes=True)]
+    async with gateway(parts) as running:
+        told = await running.reason(request(steps=given))
+    assert not commits(told)
+    assert (told[-1].finished.answer, told[-1].finished.reason) == ("42", gateway_pb2.FINISH_REASON_STOP)
+    assert list(parts.requests) == ["Answer"]
+    assert [text for text in parts.requests["Answer"][0].context.steps if text] == [STEPS[0]]
 
 
 async def test_several_draft_workers_write_for_one_position() -> None:

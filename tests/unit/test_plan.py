@@ -8,6 +8,7 @@ from dreamr.v1 import common_pb2, gateway_pb2
 from services.common.errors import InvalidRequestError
 from services.common.pair import Pair
 from services.gateway.plan import Plan
+from services.gateway.rule import Rule
 
 PAIR = Pair.load(Path("models/bundled.toml"))
 IMAGE = common_pb2.Image(data=b"x")
@@ -50,6 +51,27 @@ def test_a_request_says_whether_it_is_governed(policy: str, wanted: bool | None,
     assert plan.options().governor is governed
 
 
+@pytest.mark.parametrize("policy", ["fpsr", "specreason"])
+def test_a_request_chooses_the_rule(policy: str) -> None:
+    options = Options(policy=policy, rule=common_pb2.VERIFICATION_RULE_CASCADE)
+    plan = Plan.of(request(options=options), PAIR)
+    assert plan.policy.rule is Rule.CASCADE
+    assert plan.alpha == PAIR.tbvm.alpha
+    # Whoever takes the session over goes on by the same rule.
+    again = gateway_pb2.ReasonRequest(question="q", images=[IMAGE], options=plan.options())
+    assert Plan.of(again, PAIR).policy == plan.policy
+
+
+def test_a_rule_without_settings_is_refused() -> None:
+    bare = PAIR.model_copy(update={"cascade": None})
+    with pytest.raises(InvalidRequestError, match=r"needs \[cascade\]"):
+        Plan.of(request(options=Options(rule=common_pb2.VERIFICATION_RULE_CASCADE, alpha=0.5)), bare)
+
+
+def given(*steps: common_pb2.Step) -> gateway_pb2.ReasonRequest:
+    return gateway_pb2.ReasonRequest(question="q", images=[IMAGE], steps=steps)
+
+
 def test_the_target_policy_has_no_window_to_set() -> None:
     assert Plan.of(request(options=Options(policy="target", window=3)), PAIR).policy.window == 0
 
@@ -70,6 +92,15 @@ def test_the_target_policy_has_no_window_to_set() -> None:
         (request(options=Options(max_steps=0)), "options.max_steps"),
         (request(options=Options(max_step_tokens=5_000)), "options.max_step_tokens"),
         (request(options=Options(max_answer_tokens=0)), "options.max_answer_tokens"),
+        (
+            request(options=Options(policy="exact", rule=common_pb2.VERIFICATION_RULE_TBVM)),
+            "options.rule",
+        ),
+        (request(options=Options(rule=common_pb2.VERIFICATION_RULE_EQUIVALENCE)), "options.rule"),
+        (given(common_pb2.Step(text=" ")), "steps[0].text"),
+        (given(common_pb2.Step(text="x" * 5_000)), "steps[0].text"),
+        (given(common_pb2.Step(closes=True), common_pb2.Step(text="one .")), "steps[0].closes"),
+        (given(*[common_pb2.Step(text="one .")] * 257), "steps"),
         (request(options=Options(sampling=common_pb2.Sampling(temperature=9))), "sampling.temperature"),
         (request(options=Options(sampling=common_pb2.Sampling(top_p=0))), "sampling.top_p"),
     ],

@@ -21,6 +21,8 @@ from dreamr.v1 import (
 )
 from services.common.interceptor import StatusInterceptor
 from services.common.pair import (
+    CascadeSettings,
+    ConfidenceSettings,
     DigitSettings,
     EquivalenceSettings,
     ModelSettings,
@@ -45,6 +47,8 @@ PAIR = Pair(
     tbvm=TbvmSettings(instruction="is it right ?", alpha=0.7, mass_floor=0.1),
     digit=DigitSettings(instruction="which digit ?"),
     equivalence=EquivalenceSettings(instruction="is it {rival} ?"),
+    confidence=ConfidenceSettings(alpha=0.8),
+    cascade=CascadeSettings(accept=0.9, reject=0.1),
 )
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{% if m['content'] is string %}{{ m['content'] }}{% else %}"
@@ -215,7 +219,7 @@ async def test_specreasons_judge_gives_a_digit(start: Start) -> None:
         request = verifier_pb2.VerifyRequest(
             context=ahead(),
             candidate=common_pb2.Step(text="one ."),
-            rule=verifier_pb2.VERIFICATION_RULE_DIGIT,
+            rule=common_pb2.VERIFICATION_RULE_DIGIT,
         )
         verdict = (await cluster.verifier.Verify(request, timeout=5)).verdict
         assert "<user>which digit ?<assistant>" in cluster.triton.seen[0].prompt
@@ -229,7 +233,7 @@ async def test_equivalence_is_asked_about_the_rival(start: Start) -> None:
         request = verifier_pb2.VerifyRequest(
             context=ahead(),
             candidate=common_pb2.Step(text="one ."),
-            rule=verifier_pb2.VERIFICATION_RULE_EQUIVALENCE,
+            rule=common_pb2.VERIFICATION_RULE_EQUIVALENCE,
             rival=common_pb2.Step(text="eins ."),
         )
         verdict = (await cluster.verifier.Verify(request, timeout=5)).verdict
@@ -238,6 +242,78 @@ async def test_equivalence_is_asked_about_the_rival(start: Start) -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="rival: must be given"):
             await cluster.verifier.Verify(request, timeout=5)
     assert not verdict.accept
+
+
+def sure(least: float, mean: float = 1.0) -> common_pb2.Step:
+    from math import log
+
+    return common_pb2.Step(text="one .", min_logprob=log(least), mean_logprob=log(mean))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "accept", "reason"),
+    [
+        (sure(0.81), True, "SCORE"),
+        (sure(0.8), False, "SCORE"),
+        (common_pb2.Step(text="one ."), False, "NO_LOGPROBS"),
+        (common_pb2.Step(text="one .", min_logprob=float("nan"), mean_logprob=0), False, "NO_LOGPROBS"),
+    ],
+)
+async def test_the_drafts_confidence_asks_nobody(
+    start: Start, candidate: common_pb2.Step, accept: bool, reason: str
+) -> None:
+    async with start(lambda _: []) as cluster:
+        request = verifier_pb2.VerifyRequest(
+            context=ahead(), candidate=candidate, rule=common_pb2.VERIFICATION_RULE_CONFIDENCE
+        )
+        verdict = (await cluster.verifier.Verify(request, timeout=5)).verdict
+        assert not cluster.triton.seen
+    assert verdict.accept is accept
+    assert common_pb2.VerdictReason.Name(verdict.reason) == f"VERDICT_REASON_{reason}"
+    assert verdict.rule == common_pb2.VERIFICATION_RULE_CONFIDENCE
+    assert verdict.score == pytest.approx(verdict.p_pos)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "asked", "accept", "alpha"),
+    [
+        (sure(0.95), False, True, 0.9),
+        (sure(0.05), False, False, 0.1),
+        (sure(0.5), True, True, 0.7),
+        (common_pb2.Step(text="one ."), True, True, 0.7),
+    ],
+)
+async def test_a_cascade_asks_the_target_when_the_draft_is_unsure(
+    start: Start, candidate: common_pb2.Step, asked: bool, accept: bool, alpha: float
+) -> None:
+    async with start(lambda _: judged(0.8, 0.1)) as cluster:
+        request = verifier_pb2.VerifyRequest(
+            context=ahead(), candidate=candidate, rule=common_pb2.VERIFICATION_RULE_CASCADE
+        )
+        verdict = (await cluster.verifier.Verify(request, timeout=5)).verdict
+        assert bool(cluster.triton.seen) is asked
+    assert verdict.accept is accept
+    assert verdict.alpha == pytest.approx(alpha)
+    decided = common_pb2.VERIFICATION_RULE_TBVM if asked else common_pb2.VERIFICATION_RULE_CONFIDENCE
+    assert verdict.rule == decided
+
+
+async def test_the_draft_says_how_likely_its_tokens_were_where_it_is_asked(start: Start) -> None:
+    places = [
+        {str(number): {"logprob": logprob, "rank": 1, "decoded_token": "x"}}
+        for number, logprob in enumerate((-0.1, -0.5))
+    ]
+    async with start(
+        lambda seen: [Say("one .\n\n", "stop", logprobs=places if "logprobs" in seen.parameters else None)]
+    ) as cluster:
+        request = draft_pb2.DraftRequest(context=ahead(), max_steps=1, logprobs=True)
+        (told,) = [response.step async for response in cluster.draft.Draft(request, timeout=5)]
+        request.logprobs = False
+        (untold,) = [response.step async for response in cluster.draft.Draft(request, timeout=5)]
+        assert [seen.parameters.get("logprobs") for seen in cluster.triton.seen] == [0, None]
+    assert told.mean_logprob == pytest.approx(-0.3)
+    assert told.min_logprob == pytest.approx(-0.5)
+    assert not untold.HasField("mean_logprob")
 
 
 async def test_a_truncated_candidate_is_rejected_without_a_call(start: Start) -> None:

@@ -1,0 +1,1 @@
+"""How well a judge tells right steps from wrong ones, and where alpha should be."""

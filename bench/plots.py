@@ -50,14 +50,14 @@ def draw(report: Report, folder: Path) -> list[Path]:
     for name, (known, figure) in figures.items():
         if known:
             path = folder / f"{name}.svg"
-            with _axes(path) as axes:
+            with axes_of(path) as axes:
                 figure(report, axes)
             written.append(path)
     return written
 
 
 @contextmanager
-def _axes(path: Path) -> Iterator["Axes"]:
+def axes_of(path: Path) -> Iterator["Axes"]:
     """Axes to draw on, written to the file behind the block."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure

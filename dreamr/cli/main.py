@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from dreamr.cli import ask, bench, certs, chaos, demo, keys, sample, simulate, up
+from dreamr.cli import ask, bench, certs, chaos, demo, keys, sample, sapo, simulate, up
 
 app = typer.Typer(
     help="Speculative reasoning for large vision-language models.",
@@ -19,6 +19,7 @@ app.command("sample")(sample.sample)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("chaos")(chaos.chaos)
+app.command("sapo")(sapo.sapo)
 app.command("certs")(certs.certs)
 app.add_typer(keys.app, name="keys")
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,7 @@ class Cluster:
             a Triton of its own.
         gateways: that serve the same sessions; further ones listen on ports of their own.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
+        running: addresses of a target and a verifier that run elsewhere, by name: then none are started.
         tls: a folder as `dreamr certs` writes it: the services then talk by mutual TLS, and so must clients.
 
     Attributes:
@@ -66,6 +67,7 @@ class Cluster:
         draft_workers: int = 1,
         gateways: int = 1,
         keep_logs: Path | None = None,
+        running: Mapping[str, str] | None = None,
         tls: Path | None = None,
     ) -> None:
         for name, count in (("draft_workers", draft_workers), ("gateways", gateways)):
@@ -83,6 +85,7 @@ class Cluster:
         self._draft_workers = draft_workers
         self._gateways = gateways
         self._keep_logs = keep_logs
+        self._running = dict(running or {})
         self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVERS} if tls else {}
         self._folder: Path | None = None
 
@@ -123,14 +126,15 @@ class Cluster:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             self._files = PairFiles.of(self._pair, self._repository, self._folder)
-            redis, triton = await _together(self._start_redis(), self._start_triton("triton"))
+            models = ["draft"] if "target" in self._running else None
+            redis, triton = await _together(self._start_redis(), self._start_triton("triton", models))
             places = asyncio.Semaphore(STARTING_AT_ONCE)
             target, *drafts = await _together(
-                self._start_service("target", triton=triton),
+                self._found_or_started("target", triton=triton),
                 self._start_service("draft", triton=triton),
                 *(self._start_worker(number, places) for number in range(2, self._draft_workers + 1)),
             )
-            verifier = await self._start_service("verifier", target=target)
+            verifier = await self._found_or_started("verifier", target=target)
             names = ["gateway", *(f"gateway-{number}" for number in range(2, self._gateways + 1))]
             listen = [self.address, *["127.0.0.1:0"] * (self._gateways - 1)]
             self.gateways = await _together(
@@ -215,6 +219,13 @@ class Cluster:
         async with places:
             triton = await self._start_triton(f"triton-{number}", ["draft"])
             return await self._start_service(f"draft-{number}", triton=triton)
+
+    async def _found_or_started(self, name: str, **settings: str) -> str:
+        """The address of the one that runs elsewhere, or of one that is started."""
+        if name in self._running:
+            self.addresses[name] = self._running[name]
+            return self._running[name]
+        return await self._start_service(name, **settings)
 
     async def _start_service(self, name: str, listen: str = "127.0.0.1:0", **settings: str) -> str:
         # A fixed port lets a service that is started anew be found again.

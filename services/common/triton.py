@@ -121,6 +121,27 @@ class TritonModel:
         """Closes the channel; calls under way are cancelled."""
         await self._channel.close()
 
+    async def load(self, seconds: float, config: dict[str, Any] | None = None) -> None:
+        """Loads the model, or the versions of it that are new in the repository, by explicit control.
+
+        Versions that the policy no longer names are let go once the new ones are ready and their own requests
+        have ended.
+
+        Args:
+            seconds: deadline of the call.
+            config: the model's configuration in the place of `config.pbtxt`, in its JSON form.
+
+        Raises:
+            ServiceError: Triton refuses, or the model does not load.
+        """
+        request = service_pb2.RepositoryModelLoadRequest(model_name=self.model)
+        if config is not None:
+            request.parameters["config"].string_param = json.dumps(config)
+        try:
+            await self._stub.RepositoryModelLoad(request, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.model) from error
+
     @asynccontextmanager
     async def generate(
         self,

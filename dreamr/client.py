@@ -288,11 +288,18 @@ class AsyncClient:
         policy: str = "fpsr",
         window: int | None = None,
         alpha: float | None = None,
+        governor: bool | None = None,
         timeout: float | None = None,
     ) -> events.Answer:
         """Asks and waits for the whole answer; arguments and errors are those of `reason`."""
         stream = self.reason(
-            question, images=images, policy=policy, window=window, alpha=alpha, timeout=timeout
+            question,
+            images=images,
+            policy=policy,
+            window=window,
+            alpha=alpha,
+            governor=governor,
+            timeout=timeout,
         )
         async with aclosing(stream) as happened:
             return events.Answer.of([event async for event in happened])

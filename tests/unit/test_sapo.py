@@ -18,6 +18,7 @@ from services.common.errors import BrokenError, InvalidRequestError
 from services.common.pair import ReasoningSettings
 from services.common.prompts import Prompts
 from tests.tiny_model import make_tiny_model
+from training.sapo import ablation
 from training.sapo import judge as judging
 from training.sapo.drafts import begin, export, load_model, load_processor
 from training.sapo.evaluation import Evaluation, best, keeps_accuracy
@@ -312,3 +313,23 @@ def test_a_checkpoint_becomes_a_version_that_is_the_draft_but_for_its_weights(tm
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
     assert written == Prompts(draft, REASONING).reasoning("what ?", 1, ())
+
+
+def test_the_ablation_tells_what_is_over(tmp_path: Path) -> None:
+    seeds = (0, 1)
+    assert [weights for weights, _ in ablation.planned(seeds)].count((1, 1, 1)) == 2
+    for seed, steps in ((0, 150), (1, 150)):
+        folder = tmp_path / f"1-1-1-seed-{seed}"
+        folder.mkdir()
+        (folder / "settings.json").write_text(json.dumps({"steps": steps}))
+        Records(folder).add(evaluation(0, 1.5, 0, -0.01))
+        Records(folder).add(evaluation(steps, 1.8 + seed / 10, (0, -0.01)[seed], -0.02))
+    unfinished = tmp_path / "1-0-0-seed-0"
+    unfinished.mkdir()
+    (unfinished / "settings.json").write_text('{"steps": 150}')
+    Records(unfinished).add(evaluation(0, 1.5, 0, -0.01))
+    rows = ablation.rows_of(tmp_path, seeds)
+    assert [row.weights for row in rows] == [(1, 1, 1)]
+    text = ablation.table(rows)
+    assert "| 1 : 1 : 1 | 2 | 90.0% (90.0% to 90.0%) | -0.5% (-1.0% to +0.0%) | 1.85 (1.80 to 1.90)" in text
+    assert "| the draft as it was | | 90.0% | +0.0% | 1.50 | 150.0 |" in text

@@ -1,4 +1,4 @@
-"""The learner by itself, with TRL: a run that is stopped goes on as if it never had been. `make test-slow`."""
+"""The learner alone: a run that is stopped goes on as if it never had been. Needs TRL: `make test-slow`."""
 
 import io
 import threading

@@ -72,7 +72,7 @@ async def warm_up(client: AsyncClient, questions: Sequence[Question], policies: 
         for number, question in enumerate(questions[:WARM_UP]):
             for policy in policies:
                 image = cold(question.image, f"warm-up {number} {policy}")
-                group.create_task(client.ask(question.text, images=[image], policy=policy))
+                group.create_task(client.ask(question.text, images=[image], policy=policy.partition("@")[0]))
 
 
 async def measure(
@@ -93,6 +93,7 @@ async def measure(
 
     Args:
         concurrency: questions at the same time; a round has four times as many, or is a single one.
+        policies: names; `fpsr@2` drafts with version 2 of the draft.
         governor: whether sessions may speculate less than they could; None as each policy has it.
         meter: of the cluster; None where it is somebody else's.
         on_answer: told after each answer.
@@ -152,10 +153,12 @@ async def _round(
         async with places:
             waiting -= 1
             began = time.perf_counter()
+            name, _, version = policy.partition("@")
             stream = client.reason(
                 question.text,
                 images=[image],
-                policy=policy,
+                policy=name,
+                draft_version=int(version) if version else None,
                 governor=governor,
                 activity=True,
                 timeout=_SECONDS,

@@ -104,6 +104,7 @@ class AsyncClient:
         first_on_target: int | None = None,
         answer_by: Literal["target", "draft"] = "target",
         governor: bool | None = None,
+        draft_version: int | None = None,
         temperature: float = 0.0,
         seed: int | None = None,
         activity: bool = False,
@@ -123,6 +124,7 @@ class AsyncClient:
             first_on_target: steps at the start that the target writes alone.
             answer_by: who writes the answer behind the reasoning.
             governor: whether speculation may be lowered where it does not pay; None as the policy has it.
+            draft_version: of the draft, where several are loaded; None as the shares of versions have it.
             max_reasoning_tokens: tokens of the committed steps, after which the answer is written.
             max_repeats: how often one step may be committed before the answer is written.
             timeout: seconds; the client's own by default.
@@ -144,6 +146,7 @@ class AsyncClient:
             first_on_target=first_on_target,
             answer_by=gateway_pb2.AUTHOR_DRAFT if answer_by == "draft" else gateway_pb2.AUTHOR_TARGET,
             governor=governor,
+            draft_version=draft_version,
             sampling=common_pb2.Sampling(temperature=temperature, seed=seed),
             activity=activity,
         )

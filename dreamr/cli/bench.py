@@ -29,7 +29,10 @@ MAX_CONCURRENCY = 256
 
 
 def bench(
-    policies: Annotated[str, typer.Option(help="Policies, with commas between.")] = "target,fpsr",
+    policies: Annotated[
+        str,
+        typer.Option(help="Policies, with commas between; fpsr@2 drafts with version 2 of the draft."),
+    ] = "target,fpsr",
     questions: Annotated[
         int,
         typer.Option(min=1, help="How many held-out questions; with several at the same time whole rounds."),
@@ -61,6 +64,8 @@ def bench(
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if len(set(names)) != len(names) or not names:
         raise typer.BadParameter("give each policy once", param_hint="--policies")
+    if any(at and not version.isdecimal() for _, at, version in (name.partition("@") for name in names)):
+        raise typer.BadParameter("a version is a number, as in fpsr@2", param_hint="--policies")
     levels = _numbers(concurrency, MAX_CONCURRENCY, "--concurrency")
     workers = _numbers(draft_workers, MAX_DRAFT_WORKERS, "--draft-workers")
     if address is not None and workers != [1]:

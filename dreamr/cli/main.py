@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from dreamr.cli import ask, bench, certs, chaos, demo, keys, sample, sapo, simulate, up
+from dreamr.cli import ask, bench, certs, chaos, demo, draft, keys, sample, sapo, simulate, up
 
 app = typer.Typer(
     help="Speculative reasoning for large vision-language models.",
@@ -22,6 +22,7 @@ app.command("chaos")(chaos.chaos)
 app.command("sapo")(sapo.sapo)
 app.command("certs")(certs.certs)
 app.add_typer(keys.app, name="keys")
+app.add_typer(draft.app, name="draft")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from dreamr.cluster.ports import free_port
 from dreamr.cluster.processes import Child, ProcessError
 from dreamr.cluster.triton import MODELS, TritonServer
 from dreamr.tls import SERVERS, Tls
+from dreamr.versions import NAME as VERSION_FILE
 
 ROOT = MODELS.parent
 START_SECONDS = 120.0
@@ -111,6 +112,11 @@ class Cluster:
         found = {name: child.pid for name, child in self.processes.items() if child.running}
         return found | {name: server.pid for name, server in self.tritons.items() if server.pid is not None}
 
+    @property
+    def _versions(self) -> str:
+        """The file of the draft's versions, which need not be there."""
+        return str(self._files.repository / "draft" / VERSION_FILE)
+
     async def start(self) -> None:
         """Starts all and waits until the gateway serves.
 
@@ -131,7 +137,7 @@ class Cluster:
             places = asyncio.Semaphore(STARTING_AT_ONCE)
             target, *drafts = await _together(
                 self._found_or_started("target", triton=triton),
-                self._start_service("draft", triton=triton),
+                self._start_service("draft", triton=triton, versions=self._versions),
                 *(self._start_worker(number, places) for number in range(2, self._draft_workers + 1)),
             )
             verifier = await self._found_or_started("verifier", target=target)
@@ -218,7 +224,7 @@ class Cluster:
         """A further draft service, with a Triton of its own; its address."""
         async with places:
             triton = await self._start_triton(f"triton-{number}", ["draft"])
-            return await self._start_service(f"draft-{number}", triton=triton)
+            return await self._start_service(f"draft-{number}", triton=triton, versions=self._versions)
 
     async def _found_or_started(self, name: str, **settings: str) -> str:
         """The address of the one that runs elsewhere, or of one that is started."""

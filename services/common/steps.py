@@ -15,10 +15,11 @@ OnProgress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A step and what it cost."""
+    """A step, what it cost, and the version of the model that wrote it."""
 
     step: common_pb2.Step
     usage: common_pb2.Usage
+    version: int = 0
 
 
 class StepWriter:
@@ -37,9 +38,10 @@ class StepWriter:
         max_tokens: int,
         seconds: float,
         on_progress: OnProgress | None = None,
+        version: int | None = None,
     ) -> Written:
         """Writes one step behind `prompt`; it ends at the delimiter, at the mark that ends reasoning or at
-        `max_tokens`. With `on_progress` the generation is streamed.
+        `max_tokens`. With `on_progress` the generation is streamed; without `version` the latest writes it.
 
         A model that writes a bare delimiter is asked once more behind it; if that brings nothing either, the
         step is empty and counts as truncated. A step that is empty and closes is the end of the reasoning.
@@ -55,13 +57,15 @@ class StepWriter:
             "include_stop_str_in_output": True,
         }
         started = time.perf_counter()
-        written = await self._once(prompt, images, parameters, seconds, on_progress, 0, started)
+        written = await self._once(prompt, images, parameters, seconds, on_progress, 0, started, version)
         if not _is_blank(written.step):
             return written
         prompt += settings.delimiter
         seconds -= time.perf_counter() - started
         spent = written.step.tokens
-        written = await self._once(prompt, images, parameters, max(seconds, 0), on_progress, spent, started)
+        written = await self._once(
+            prompt, images, parameters, max(seconds, 0), on_progress, spent, started, version
+        )
         written.step.truncated = written.step.truncated or _is_blank(written.step)
         return written
 
@@ -74,12 +78,13 @@ class StepWriter:
         on_progress: OnProgress | None,
         tokens: int,
         started: float,
+        version: int | None,
     ) -> Written:
         """One generation of a step for which `tokens` have been spent already."""
         text, last = "", None
         streams = on_progress is not None
         async with self._model.generate(
-            prompt, images, parameters, stream=streams, seconds=seconds
+            prompt, images, parameters, stream=streams, seconds=seconds, version=version
         ) as chunks:
             async for chunk in chunks:
                 text, tokens, last = text + chunk.text, tokens + chunk.tokens, chunk
@@ -87,7 +92,7 @@ class StepWriter:
                     on_progress(tokens)
         assert last is not None
         usage = _usage(last, tokens, started)
-        return Written(self._step(text, tokens, last.finish_reason), usage)
+        return Written(self._step(text, tokens, last.finish_reason), usage, last.version)
 
     async def run_on(
         self,

@@ -88,6 +88,7 @@ class Chunk:
         tokens: how many are new.
         prompt_tokens: tokens of the prompt.
         finish_reason: "stop" or "length" with the last piece.
+        version: of the model.
         logprobs: for each new token, the likeliest at its place, best first; only where asked for.
     """
 
@@ -95,6 +96,7 @@ class Chunk:
     tokens: int
     prompt_tokens: int
     finish_reason: str | None = None
+    version: int = 0
     logprobs: tuple[tuple[TokenLogprob, ...], ...] = field(default=())
 
 
@@ -151,6 +153,7 @@ class TritonModel:
         *,
         stream: bool,
         seconds: float,
+        version: int | None = None,
     ) -> AsyncIterator[AsyncIterator[Chunk]]:
         """Generates within the block; leaving the block, however, cancels what still runs.
 
@@ -158,11 +161,14 @@ class TritonModel:
             parameters: vLLM's SamplingParams.
             stream: several pieces, or all in one.
             seconds: deadline of the call.
+            version: of the model; None for the latest one that is loaded.
 
         Raises:
             ServiceError: as Triton's status says; BrokenError when it ends without a final piece.
         """
         request = self._request(prompt, images, parameters, stream=stream)
+        if version is not None:
+            request.model_version = str(version)
         call = self._infer(request, timeout=seconds)
         try:
             yield self._chunks(call)
@@ -171,11 +177,19 @@ class TritonModel:
             call.cancel()
 
     async def complete(
-        self, prompt: str, images: Sequence[bytes], parameters: dict[str, Any], *, seconds: float
+        self,
+        prompt: str,
+        images: Sequence[bytes],
+        parameters: dict[str, Any],
+        *,
+        seconds: float,
+        version: int | None = None,
     ) -> Chunk:
         """Generates all in one piece; raises as `generate` does."""
         found: Chunk | None = None
-        async with self.generate(prompt, images, parameters, stream=False, seconds=seconds) as chunks:
+        async with self.generate(
+            prompt, images, parameters, stream=False, seconds=seconds, version=version
+        ) as chunks:
             async for chunk in chunks:
                 found = chunk
         if found is None:
@@ -273,6 +287,7 @@ def _chunk(response: Any) -> Chunk:
         tokens=struct.unpack_from("<I", raw["num_output_tokens"])[0],
         prompt_tokens=struct.unpack_from("<I", raw["num_input_tokens"])[0],
         finish_reason=None if reason == "None" else reason,
+        version=int(response.model_version or 0),
         logprobs=_logprobs(_unpacked(raw["logprobs"])) if "logprobs" in raw else (),
     )
 

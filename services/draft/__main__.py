@@ -13,6 +13,7 @@ from services.common.server import Opened, run
 from services.common.triton import TritonModel
 from services.draft.service import DraftService
 from services.draft.settings import DraftSettings
+from services.draft.shares import VersionShares
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
                 Prompts(pair.draft.template, pair.reasoning),
                 pair.reasoning,
                 settings.max_call_seconds,
+                VersionShares(settings.versions),
             )
             draft_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
             yield Opened(model.probe)

@@ -119,6 +119,7 @@ class Driver:
         self._events: asyncio.Queue[tuple[Event, float]] = asyncio.Queue(_EVENTS)
         self._works: dict[int, _Work] = {}
         self._began = 0.0
+        self._version = 0
         self._failures: dict[int, ServiceError] = {}
         self._aborted: ServiceError | None = None
 
@@ -218,6 +219,7 @@ class Driver:
             verdict=convert.verdict_to(command.verdict) if command.verdict else None,
             timings=gateway_pb2.CommitTimings(started=began, written=written, committed=self._now()),
             speculation=convert.SPECULATIONS[level],
+            draft_version=self._version,
         )
         await self._outbox(gateway_pb2.ReasonResponse(commit=commit))
         return level
@@ -254,6 +256,7 @@ class Driver:
                 work.tokens = max(work.tokens, work.written_tokens)
                 if isinstance(event, Drafted):
                     self.totals.drafted += 1
+                    self._version = step.version
                     self._governor.drafted(at - began)
                 else:
                     self._governor.progressed(work.start, work.written_tokens, self._began + at)

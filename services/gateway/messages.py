@@ -49,12 +49,14 @@ class Step:
         tokens: generated for it, the delimiter included.
         closes: the model ended its reasoning with this step.
         truncated: it hit the limit of tokens instead of a delimiter.
+        version: of the draft that wrote it; 0 for the target's.
     """
 
     text: str
     tokens: int = 0
     closes: bool = False
     truncated: bool = False
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ MAX_WINDOW = 16
 MAX_WIDTH = 8
 MAX_STEPS = 256
 MAX_REASONING_TOKENS = 1 << 20
+MAX_VERSION = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Plan:
 
     Attributes:
         max_repeats: 0 for no limit.
+        draft_version: None leaves it to the shares of versions.
         sampling: as the request has it; checked.
     """
 
@@ -34,6 +36,7 @@ class Plan:
     max_repeats: int
     sampling: common_pb2.Sampling
     with_activity: bool
+    draft_version: int | None = None
 
     def options(self) -> gateway_pb2.ReasonOptions:
         """As a request that leaves nothing to defaults."""
@@ -53,6 +56,7 @@ class Plan:
             max_repeats=self.max_repeats or None,
             answer_by=convert.AUTHORS[policy.answer_by],
             governor=policy.governed,
+            draft_version=self.draft_version,
         )
 
     @classmethod
@@ -78,6 +82,8 @@ class Plan:
         alpha = options.alpha if options.HasField("alpha") else _alpha(policy, pair)
         check_range("options.alpha", alpha, 0, 1)
         check_sampling(options.sampling)
+        if options.HasField("draft_version"):
+            check_range("options.draft_version", options.draft_version, 1, MAX_VERSION)
         return cls(
             policy=policy,
             alpha=alpha,
@@ -90,6 +96,7 @@ class Plan:
             max_repeats=_limit(options, "max_repeats", 0, MAX_STEPS),
             sampling=options.sampling,
             with_activity=options.activity,
+            draft_version=options.draft_version if options.HasField("draft_version") else None,
         )
 
 

@@ -87,13 +87,23 @@ def sapo(
 
     The whole way:
 
-    1. Questions: a file of your own with --questions, or the bundled task's.
+    1. Record: gateways with DREAMR_GATEWAY_RECORD=FOLDER keep a share of their sessions
+    (DREAMR_GATEWAY_RECORD_SHARE) as questions. Or write a file of your own; the bundled task has its own.
 
-    2. Train: `dreamr sapo --run RUN`, and `dreamr sapo --run RUN --resume` after a stop. RUN/metrics.csv has
-    each update, RUN/evaluations.jsonl each checkpoint through the whole cluster, RUN/*.svg the curves.
+    2. Train: `dreamr sapo --run RUN --questions FILE`, and the same with --resume after a stop.
+    RUN/metrics.csv has each update, RUN/evaluations.jsonl each checkpoint through the whole cluster,
+    RUN/*.svg the curves, RUN/best the fastest checkpoint that loses no accuracy.
 
-    3. Export: with `--export REPOSITORY` the best checkpoint, the fastest that loses no accuracy, becomes the
-    draft's next version there.
+    3. Export: with `--export REPOSITORY` it becomes the draft's next version there, N.
+
+    4. Load it beside the old one and give it a share of the sessions: `dreamr draft promote N --share 0.1
+    --repository REPOSITORY --triton HOST:PORT`.
+
+    5. Compare: `dreamr draft list --metrics HOST:PORT` tells what was accepted of each version, `dreamr bench
+    --policies target,fpsr@1,fpsr@N --address HOST:PORT` their accuracy and speed while both are loaded.
+
+    6. `dreamr draft promote N ...` for all sessions, or `dreamr draft rollback ...`. No restart, no session
+    lost.
     """
     # Before torch is there: a thread that spins at a barrier takes the core that the target needs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -16,6 +16,7 @@ from services.gateway.governor import Governor
 from services.gateway.messages import Step
 from services.gateway.outbox import Outbox
 from services.gateway.plan import Plan
+from services.gateway.recorder import Recorder
 from services.gateway.sessions import Session
 from services.gateway.store import Status
 
@@ -50,10 +51,12 @@ class Reasoning:
 
     Args:
         verdict_seconds: how long one verdict may take.
+        recorder: None keeps nothing of what sessions say.
     """
 
-    def __init__(self, cluster: Cluster, verdict_seconds: float) -> None:
+    def __init__(self, cluster: Cluster, verdict_seconds: float, recorder: Recorder | None = None) -> None:
         self._cluster = cluster
+        self._recorder = recorder
         self._verdict_seconds = verdict_seconds
         self._governor = Governor()
         self._drivers: dict[str, Driver] = {}
@@ -94,6 +97,13 @@ class Reasoning:
                 elif response.HasField("finished"):
                     finished = response.finished
 
+            recording = (
+                self._recorder.begin(
+                    session.id, task.context.question, [image.data for image in task.context.images]
+                )
+                if self._recorder
+                else None
+            )
             speculation = governor.level()
             machine = Machine(
                 plan.policy,
@@ -117,6 +127,7 @@ class Reasoning:
                 seconds=max(0.001, task.deadline - asyncio.get_running_loop().time()),
                 with_activity=plan.with_activity,
                 governor=governor,
+                record=recording.note if recording else None,
             )
             self._drivers[session.id] = driver
             started = gateway_pb2.Started(
@@ -164,6 +175,8 @@ class Reasoning:
                 )
                 # The client may be gone and this task cancelled: the store is told all the same.
                 await asyncio.shield(_leave(session, status, failure, finished))
+                if self._recorder and recording and finished and status is Status.FINISHED:
+                    await asyncio.shield(self._recorder.end(recording, finished.answer))
             if failure:
                 raise failure
 

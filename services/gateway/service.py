@@ -28,6 +28,7 @@ from services.gateway.cluster_parts import Cluster
 from services.gateway.images import check_image
 from services.gateway.plan import Plan
 from services.gateway.reasoning import Reasoning, Send, Task
+from services.gateway.recorder import Recorder
 from services.gateway.sessions import Session
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
@@ -66,7 +67,12 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         self._callers = callers or Callers(None)
         self._budgets = Budgets()
         self._shares = Shares(max(1, settings.max_calls // 2))
-        self._reasoning = Reasoning(cluster, settings.verdict_seconds)
+        recorder = (
+            Recorder(settings.record, settings.record_share, settings.record_max_bytes)
+            if settings.record
+            else None
+        )
+        self._reasoning = Reasoning(cluster, settings.verdict_seconds, recorder)
         self._admission = Admission(settings.max_sessions, settings.max_waiting)
 
     def drain(self) -> None:

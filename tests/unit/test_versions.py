@@ -1,5 +1,6 @@
 """Which version of the draft writes for which session, and the commands that change it."""
 
+import json
 from pathlib import Path
 
 import grpc

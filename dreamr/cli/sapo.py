@@ -116,6 +116,8 @@ def sapo(
         detail = error.errors()[0]
         hint = "".join(f"--{name}" for name in map(str, detail["loc"]))
         raise typer.BadParameter(detail["msg"], param_hint=hint.replace("_", "-") or None) from error
+    from services.common.errors import ServiceError
+
     try:
         from training.sapo.live import Running
         from training.sapo.plots import draw
@@ -140,6 +142,9 @@ def sapo(
             )
     except RunError as error:
         raise typer.BadParameter(str(error)) from error
+    except ServiceError as error:
+        sys.stderr.write(f"dreamr: {error}; go on with --resume\n")
+        raise typer.Exit(1) from error
     for path in draw(folder):
         progress.print(f"drawn: {path}")
     found = work.best()

@@ -156,13 +156,11 @@ async def test_a_late_judge_is_asked_again_and_teaches_nothing(monkeypatch: pyte
     async with judge_of(verifier) as judge:
         assert await judge.accepted([QUESTION], [read("a\n</think>")]) == [1]
         verifier.reasons = [late] * 99
-        with pytest.raises(ExceptionGroup) as raised:
+        with pytest.raises(BrokenError, match="no verdict in 5 attempts"):
             await judge.accepted([QUESTION], [read("a\n</think>")])
-        assert raised.group_contains(BrokenError)
         verifier.reasons, verifier.failures = [], [grpc.StatusCode.INVALID_ARGUMENT]
-        with pytest.raises(ExceptionGroup) as raised:
+        with pytest.raises(InvalidRequestError):
             await judge.accepted([QUESTION], [read("a\n</think>")])
-        assert raised.group_contains(InvalidRequestError)
 
 
 # --- questions -------------------------------------------------------------------------------------------

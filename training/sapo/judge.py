@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import grpc
 
 from dreamr.v1 import common_pb2, verifier_pb2, verifier_pb2_grpc
-from services.common.errors import BrokenError, from_rpc
+from services.common.errors import BrokenError, ServiceError, from_rpc
 from training.sapo.questions import Question
 from training.sapo.rollout import Rollout
 
@@ -63,8 +63,13 @@ class Judge:
                     return index
             return len(rollout.steps)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run(*one)) for one in zip(questions, rollouts, strict=True)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(run(*one)) for one in zip(questions, rollouts, strict=True)]
+        except* ServiceError as failed:
+            # Where one call fails so do most: the first says it all.
+            first = failed.exceptions[0]
+            raise first from None
         return [task.result() for task in tasks]
 
     async def _judge(self, question: Question, steps: Sequence[str], step: common_pb2.Step) -> bool:

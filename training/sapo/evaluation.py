@@ -102,8 +102,8 @@ async def evaluate(client: AsyncClient, questions: Sequence[Question], step: int
 def keeps_accuracy(evaluation: Evaluation, settings: SapoSettings) -> bool:
     """No loss against the target beyond `max_loss`, and none beyond `margin` within its 95% interval.
 
-    The first is what is asked for, the second keeps few questions from hiding a loss: with 100 of them one
-    net wrong answer more reaches to -3 points, two to -5.
+    The first is what is asked for, the second keeps few questions from hiding a loss: with 200 of them, a
+    tenth of which comes out differently by policy, the interval reaches 4 points to either side.
     """
     difference = evaluation.difference
     low = difference.ci95[0] if difference.ci95 else difference.value

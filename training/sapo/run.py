@@ -154,7 +154,7 @@ class Sapo:
     ) -> Evaluation:
         weights = self.folder / "evaluated"
         shutil.rmtree(weights, ignore_errors=True)
-        export(self.folder / "start", checkpoint, weights, f"{step:,} updates of SAPO.")
+        export(self.folder / "start", checkpoint, weights, f"then {step:,} updates of SAPO (`dreamr sapo`).")
         evaluation = through(step, weights)
         Records(self.folder).add(evaluation)
         if self.best() == evaluation:

@@ -77,8 +77,10 @@ def test_a_run_that_was_stopped_ends_where_it_would_have_ended(tmp_path: Path, s
         begin(start, tmp_path / name / "start")
     assert learn(tmp_path / "whole") == (4, [(0, "start"), (4, "checkpoint-4")])
     assert learn(tmp_path / "pieces", stop_at=2) == (2, [(0, "start")])
-    # What came behind the checkpoint is forgotten.
+    # What came behind the checkpoint is forgotten, and a part of one is none.
     Records(tmp_path / "pieces").note(3, {"reward": 99.0})
+    (tmp_path / "pieces" / "checkpoint-3").mkdir()
+    (tmp_path / "pieces" / "checkpoint-3" / "model.safetensors").write_bytes(b"half")
     assert learn(tmp_path / "pieces") == (4, [(4, "checkpoint-4")])
     whole, pieces = (
         load_file(tmp_path / name / "checkpoint-4" / "model.safetensors") for name in ("whole", "pieces")

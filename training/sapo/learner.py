@@ -3,6 +3,8 @@
 `loss_type="sapo"` of TRL is something else: Soft Adaptive Policy Optimization (arXiv 2511.20347).
 """
 
+import json
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 
 from services.common.pair import ReasoningSettings
@@ -53,7 +54,7 @@ class Learner:
         self._reasoning = reasoning
         self._questions = questions
         self._accepted = accepted
-        self.last_checkpoint = get_last_checkpoint(folder) if folder.exists() else None
+        self._begin = _last_checkpoint(folder)
         cuda = torch.cuda.is_available()
         micro = min(settings.micro, settings.rollouts)
         passes = settings.rollouts // micro
@@ -125,7 +126,7 @@ class Learner:
         Raises:
             ServiceError: no verdicts were to be had; the last checkpoint stays.
         """
-        self._trainer.train(resume_from_checkpoint=self.last_checkpoint)
+        self._trainer.train(resume_from_checkpoint=self._begin)
         return int(self._trainer.state.global_step)
 
     # --- rewards, as TRL calls them: a completion is a list of one message, `index` the question's -----
@@ -216,6 +217,21 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def _due(self, step: int) -> bool:
         return step % self._settings.evaluate_every == 0 or step == self._settings.steps
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last one that is whole; a run that was killed may have left a part of one, which is removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    while found:
+        last = found.pop()
+        try:
+            # Written at last.
+            json.loads((last / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(last)
+        else:
+            return str(last)
+    return None
 
 
 def _checkpoint(args: Any, step: int) -> Path:

@@ -1,8 +1,8 @@
 """The cluster that a run learns from: its verifier judges, and all of it tries out each checkpoint."""
 
 import asyncio
+import itertools
 import shutil
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from dreamr.cluster.versions import new_version, versions
 from dreamr.tls import Tls
 from dreamr.v1 import verifier_pb2_grpc
 from services.common.channel import open_channel
+from services.common.errors import UnavailableError
 from services.common.pair import Pair
 from services.common.triton import TritonModel
 from training.sapo.evaluation import Evaluation, evaluate
@@ -111,8 +112,8 @@ class Live:
         """Loads a draft beside the one that is there, which then goes, and asks the validation questions.
 
         Raises:
-            ServiceError: Triton does not load it.
-            DreamrError: the cluster does not answer, or only without its draft.
+            ServiceError: Triton does not load it, or it has no part in answers.
+            DreamrError: the cluster does not answer.
         """
         before = versions(self._folder)
         await asyncio.to_thread(new_version, self._folder, weights)
@@ -130,15 +131,16 @@ class Live:
 
     async def _warm_up(self) -> None:
         """Some questions until the new draft has part in them: the first ones take longer."""
-        until = time.monotonic() + WARM_SECONDS
-        for question in self._validation * 100:
-            answer = await self._client.ask(question.text, images=question.images)
-            if not answer.degraded:
-                return
-            if time.monotonic() > until:
-                break
-            await asyncio.sleep(0.5)
-        raise TimeoutError(f"the draft had no part in an answer for {WARM_SECONDS:g} s; see the run's logs")
+        try:
+            async with asyncio.timeout(WARM_SECONDS):
+                for question in itertools.cycle(self._validation):
+                    answer = await self._client.ask(question.text, images=question.images, governor=False)
+                    if not answer.degraded:
+                        return
+                    await asyncio.sleep(0.5)
+        except TimeoutError:
+            logs = self._folder.parents[1] / "logs"
+            raise UnavailableError(f"the draft has no part in answers; see {logs}") from None
 
 
 def _copy_model(source: Path, to: Path) -> None:

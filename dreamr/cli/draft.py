@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dreamr.cli.running import TlsOption, check_addresses, progress
 from dreamr.cluster.triton import MODELS
@@ -57,7 +57,7 @@ def list_versions(
     model = repository / MODEL
     file = VersionFile.load(model / NAME)
     counts = asyncio.run(_counts(metrics.split(","))) if metrics else Counter[tuple[int, str]]()
-    table = Table("version", "sessions", "accepted", "judged", "made", box=None)
+    table = Table("version", "sessions", "accepted", "judged", Column("made", no_wrap=True), box=None)
     for version in versions(model):
         accepted, rejected = counts[version, "accept"], counts[version, "reject"]
         judged = accepted + rejected

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from dreamr.cli.running import TlsOption, check_addresses, progress
 from dreamr.cluster.triton import MODELS
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 MODEL = "draft"
 LOAD_SECONDS = 600.0
+NOTE_WIDTH = 40
 # Draft services look at the file with each call, and a call writes a whole window.
 SETTLE_SECONDS = 5.0
 _POLICY = re.compile(r"^version_policy\b.*\n", re.MULTILINE)
@@ -57,14 +59,17 @@ def list_versions(
     model = repository / MODEL
     file = VersionFile.load(model / NAME)
     counts = asyncio.run(_counts(metrics.split(","))) if metrics else Counter[tuple[int, str]]()
-    table = Table("version", "sessions", "accepted", "judged", Column("made", no_wrap=True), box=None)
+    table = Table("version", "sessions", "accepted", "judged", "made", box=None)
     for version in versions(model):
         accepted, rejected = counts[version, "accept"], counts[version, "reject"]
         judged = accepted + rejected
         about = model / str(version) / "weights" / "training.json"
         note = json.loads(about.read_text()).get("note", "") if about.exists() else ""
         share = f"{accepted / judged:.1%}" if judged else "-"
-        table.add_row(str(version), _sessions(file, version, versions(model)[-1]), share, str(judged), note)
+        table.add_row(
+            *(str(version), _sessions(file, version, versions(model)[-1])),
+            *(share, str(judged), textwrap.shorten(note, NOTE_WIDTH, placeholder="...")),
+        )
     Console(soft_wrap=True).print(table)
 
 

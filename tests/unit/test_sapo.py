@@ -18,6 +18,7 @@ from services.common.errors import BrokenError, InvalidRequestError
 from services.common.pair import ReasoningSettings
 from services.common.prompts import Prompts
 from tests.tiny_model import make_tiny_model
+from training import task
 from training.sapo import ablation
 from training.sapo import judge as judging
 from training.sapo.drafts import begin, export, load_model, load_processor
@@ -183,7 +184,7 @@ def test_training_and_validation_share_no_digit(monkeypatch: pytest.MonkeyPatch)
     from training.sapo import questions as module
 
     drawn: list[set[int]] = []
-    make = module.make
+    make = task.make
 
     def spy(rng: Any, grid: tuple[int, ...]) -> Any:
         drawn[-1].update(grid)

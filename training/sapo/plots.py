@@ -26,8 +26,8 @@ def draw(run: Path) -> list[Path]:
             for name, colour in _COLOURS.items():
                 points = [(row["step"], row[name]) for row in rows if name in row]
                 if points:
-                    steps, values = zip(*points, strict=True)
-                    axes.plot(steps, _mean(values), color=colour, label=name)
+                    smooth = _mean([value for _, value in points])
+                    axes.plot([step for step, _ in points], smooth, color=colour, label=name)
             _label(axes, "Rewards of the rollouts, moving mean", "updates", "reward")
         written.append(run / "rewards.svg")
     if found := records.evaluations():

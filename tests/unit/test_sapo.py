@@ -21,6 +21,7 @@ from tests.tiny_model import make_tiny_model
 from training import task
 from training.sapo import ablation
 from training.sapo import judge as judging
+from training.sapo.credit import Rejected, credited
 from training.sapo.drafts import begin, export, load_model, load_processor
 from training.sapo.evaluation import Evaluation, best, keeps_accuracy
 from training.sapo.judge import Judge
@@ -59,6 +60,21 @@ def test_a_rollout_is_told_apart_as_the_draft_service_does(
         (step.text, next((mark for mark in marks if getattr(step, mark)), "")) for step in rollout.steps
     ] == steps
     assert rollout.answer == answer
+
+
+def test_blame_goes_to_the_rejected_step_and_praise_to_those_before_it() -> None:
+    tokens = ["a", "\n\n", "bb", "b", "\n\n", "c", "</think>", "7"]
+    text, ids = "".join(tokens), list(range(len(tokens)))
+    rollout = read(text)
+    assert [text[:end] for end in rollout.ends] == ["a\n\n", "a\n\nbbb\n\n", text[:-1]]
+
+    def decode(some: Any) -> str:
+        return "".join(tokens[one] for one in some)
+
+    spans = [Rejected.of(rollout, accepted, ids, decode) for accepted in range(4)]
+    assert spans == [Rejected(0, 2), Rejected(2, 5), Rejected(5, 7), None]
+    found = credited(torch.tensor([1.0, -1.0, -1.0]), len(ids), [spans[1], spans[1], spans[3]])
+    assert found.tolist() == [[1, 1, 0, 0, 0, 0, 0, 0], [0, 0, -1, -1, -1, 0, 0, 0], [-1] * 8]
 
 
 def test_a_reward_for_the_answer_wants_closed_reasoning() -> None:

@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from services.common.pair import ReasoningSettings
 from training.sapo import rewards
+from training.sapo.credit import Rejected, credited
 from training.sapo.dataset import as_table
 from training.sapo.drafts import is_whole, load_model, load_processor
 from training.sapo.questions import Question, order
@@ -143,6 +144,11 @@ class Learner:
         """All steps of all rollouts; the verifier has them at the same time."""
         rollouts = self._rollouts(completions, completion_ids)
         accepted = self._accepted([self._questions[at] for at in index], rollouts)
+        if self._settings.credit == "step":
+            self._trainer.rejected = [
+                Rejected.of(*one, self._decode)
+                for one in zip(rollouts, accepted, completion_ids, strict=True)
+            ]
         return [rewards.acceptance(*one) for one in zip(rollouts, accepted, strict=True)]
 
     def length(self, completions: Any, completion_ids: Any, index: list[int], **_: Any) -> list[float]:
@@ -155,6 +161,11 @@ class Learner:
             found.append(rewards.length(rollout, right, question.target_tokens))
         return found
 
+    def _decode(self, ids: Sequence[int]) -> str:
+        # As TRL decodes the completions.
+        text: str = self._trainer.processing_class.decode(ids, skip_special_tokens=True)
+        return text
+
     def _rollouts(self, completions: Any, completion_ids: Any) -> list[Rollout]:
         return [
             Rollout.of(messages[0]["content"], len(ids), self._reasoning)
@@ -163,7 +174,20 @@ class Learner:
 
 
 class _Trainer(GRPOTrainer):  # type: ignore[misc] # neither TRL nor transformers has types
-    """TRL's trainer that finds the weights of a checkpoint again."""
+    """TRL's trainer that gives credit by step, and finds the weights of a checkpoint again.
+
+    Attributes:
+        rejected: of the rollouts that are being scored; empty for credit by rollout.
+    """
+
+    rejected: Sequence[Rejected | None] = ()
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        scored = super()._generate_and_score_completions(inputs)
+        if self.rejected:
+            length = scored["completion_ids"].shape[1]
+            scored["advantages"] = credited(scored["advantages"], length, self.rejected)
+        return scored
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # transformers would take tensors by their names in the file, and LLaVA's are saved under older names

@@ -1,6 +1,6 @@
 """What a SAPO run can be told, with reasons; `dreamr sapo --help` shows them."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -68,6 +68,12 @@ class SapoSettings(BaseModel):
         1.0,
         ge=0,
         description="Weight of the length against the target's own; never in a wrong answer's favour.",
+    )
+    credit: Literal["step", "rollout"] = Field(
+        "step",
+        description="Who gets a rollout's advantage. `step`: praise for the accepted steps, blame for the "
+        "rejected one alone, nothing for what is behind it. `rollout`: all of it, as in plain GRPO, where a "
+        "misread digit is blamed on a hundred right tokens too.",
     )
     alpha: float | None = Field(
         None, ge=0, le=1, description="What a step's score is compared with; the pair's own by default."

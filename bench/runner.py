@@ -71,9 +71,9 @@ async def warm_up(client: AsyncClient, questions: Sequence[Question], policies: 
     """Some questions under every policy, all at the same time: the first ones of a cluster take longer."""
     async with asyncio.TaskGroup() as group:
         for number, question in enumerate(questions[:WARM_UP]):
-            for policy in dict.fromkeys(Variant.parse(name).policy for name in policies):
-                images = [cold(image, f"warm-up {number} {policy}") for image in question.images]
-                group.create_task(client.ask(question.text, images=images, policy=policy))
+            for variant in dict.fromkeys(Variant.parse(name).warm_up() for name in policies):
+                images = [cold(image, f"warm-up {number} {variant.name}") for image in question.images]
+                group.create_task(client.ask(question.text, images=images, **variant.options()))
 
 
 async def measure(

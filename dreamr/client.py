@@ -105,6 +105,7 @@ class AsyncClient:
         first_on_target: int | None = None,
         answer_by: Literal["target", "draft"] = "target",
         governor: bool | None = None,
+        draft_version: int | None = None,
         temperature: float = 0.0,
         seed: int | None = None,
         activity: bool = False,
@@ -128,6 +129,7 @@ class AsyncClient:
             first_on_target: steps at the start that the target writes alone.
             answer_by: who writes the answer behind the reasoning.
             governor: whether speculation may be lowered where it does not pay; None as the policy has it.
+            draft_version: of the draft, where several are loaded; None as the shares of versions have it.
             max_reasoning_tokens: tokens of the committed steps, after which the answer is written.
             max_repeats: how often one step may be committed before the answer is written.
             background: the session is worked on to its end, also when this iterator is closed and when its
@@ -154,6 +156,7 @@ class AsyncClient:
             first_on_target=first_on_target,
             answer_by=gateway_pb2.AUTHOR_DRAFT if answer_by == "draft" else gateway_pb2.AUTHOR_TARGET,
             governor=governor,
+            draft_version=draft_version,
             sampling=common_pb2.Sampling(temperature=temperature, seed=seed),
             activity=activity,
             rule=f"VERIFICATION_RULE_{rule.upper()}" if rule else None,
@@ -306,11 +309,20 @@ class AsyncClient:
         policy: str = "fpsr",
         window: int | None = None,
         alpha: float | None = None,
+        governor: bool | None = None,
+        draft_version: int | None = None,
         timeout: float | None = None,
     ) -> events.Answer:
         """Asks and waits for the whole answer; arguments and errors are those of `reason`."""
         stream = self.reason(
-            question, images=images, policy=policy, window=window, alpha=alpha, timeout=timeout
+            question,
+            images=images,
+            policy=policy,
+            window=window,
+            alpha=alpha,
+            governor=governor,
+            draft_version=draft_version,
+            timeout=timeout,
         )
         async with aclosing(stream) as happened:
             return events.Answer.of([event async for event in happened])

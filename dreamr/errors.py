@@ -11,6 +11,7 @@ DreamrError
 ├── ForbiddenError        the certificate shown is not one that may ask
 ├── TlsError              files of a certificate are missing or do not belong together
 ├── KeyFileError          a gateway's file of API keys cannot be read
+├── VersionFileError      the file of the draft's versions cannot be read
 └── ServerError           the cluster failed in a way that is its own fault
 """
 
@@ -65,6 +66,10 @@ class TlsError(DreamrError, ValueError):
 
 class KeyFileError(DreamrError, ValueError):
     """A file of API keys cannot be read, or holds something else."""
+
+
+class VersionFileError(DreamrError, ValueError):
+    """A file of the draft's versions cannot be read, or holds something else."""
 
 
 class ServerError(DreamrError):

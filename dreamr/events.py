@@ -79,6 +79,7 @@ class Commit:
         written: when its text was complete.
         committed: when it was committed.
         speculation: how far the session goes from here on: full, after_reject or none.
+        draft_version: of the draft that wrote the candidates up to here; 0 where it has written none.
     """
 
     index: int
@@ -91,6 +92,7 @@ class Commit:
     written: float
     committed: float
     speculation: str = "full"
+    draft_version: int = 0
 
     @property
     def score(self) -> float | None:
@@ -279,6 +281,7 @@ def _commit(commit: gateway_pb2.Commit) -> Commit:
         written=commit.timings.written,
         committed=commit.timings.committed,
         speculation=_speculation(commit.speculation),
+        draft_version=commit.draft_version,
     )
 
 

@@ -37,13 +37,14 @@ def _writer(folder: Path) -> Writer:
     return Writer(model, tokenizer, Prompts(folder, REASONING), Images(device), device)
 
 
-def _evaluate(folders: dict[str, Path], questions: int) -> dict[str, Any]:
-    """Measures the pair, and writes `figures.json` and a model card beside each model."""
+def _evaluate(folders: dict[str, Path], questions: int, names: Sequence[str] = NAMES) -> dict[str, Any]:
+    """Measures the pair, and writes `figures.json` and a model card beside each model of these names."""
     torch.set_num_threads(1)
     writers = {name: _writer(folder) for name, folder in folders.items()}
     figures: Figures = evaluate(writers["draft"], writers["target"], count=questions, seed=5)
     found: dict[str, Any] = {**as_json(figures), "milliseconds": measure(folders)}
-    for name, folder in folders.items():
+    for name in names:
+        folder = folders[name]
         training = json.loads((folder / "training.json").read_text())
         (folder / "README.md").write_text(card(name, found, training))
         (folder / "figures.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=Path, default=RUNS / "bundled", help="checkpoints; reused if there")
     parser.add_argument("--out", type=Path, default=MODELS, help="Triton's model repository")
     parser.add_argument("--questions", type=int, default=500, help="held-out questions to measure with")
+    parser.add_argument(
+        "--draft-version", type=int, default=1, help="to evaluate; the target's card is of the first one"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="longer or shorter phases")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="a third faster; needs a C++ compiler")
@@ -69,7 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.target()
         for name, folder in folders.items():
             shutil.copytree(options.run / name, folder, dirs_exist_ok=True)
-    print(json.dumps(_evaluate(folders, options.questions), indent=2))  # noqa: T201 - the command's result
+    names: Sequence[str] = NAMES
+    if options.what == "evaluate" and options.draft_version != 1:
+        folders["draft"] = options.out / "draft" / str(options.draft_version) / "weights"
+        names = ("draft",)
+    print(json.dumps(_evaluate(folders, options.questions, names), indent=2))  # noqa: T201 - the command's result
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def bench(
     policies: Annotated[
         str,
         typer.Option(
-            help="Policies, with commas between; `fpsr:cascade`, `fpsr:0.7`: another rule or alpha."
+            help="Policies, with commas between; `fpsr:cascade`, `fpsr:0.7`: another rule or alpha; "
+            "`fpsr@2`: version 2 of the draft."
         ),
     ] = "target,fpsr",
     questions: Annotated[

@@ -4,7 +4,22 @@ import sys
 
 import typer
 
-from dreamr.cli import ask, bench, calibrate, certs, chaos, demo, fuzz, keys, sample, simulate, triton, up
+from dreamr.cli import (
+    ask,
+    bench,
+    calibrate,
+    certs,
+    chaos,
+    demo,
+    draft,
+    fuzz,
+    keys,
+    sample,
+    sapo,
+    simulate,
+    triton,
+    up,
+)
 
 app = typer.Typer(
     help="Speculative reasoning for large vision-language models.",
@@ -21,9 +36,11 @@ app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("chaos")(chaos.chaos)
 app.command("fuzz")(fuzz.fuzz)
+app.command("sapo")(sapo.sapo)
 app.command("certs")(certs.certs)
 app.command("triton")(triton.triton)
 app.add_typer(keys.app, name="keys")
+app.add_typer(draft.app, name="draft")
 
 
 def main() -> None:

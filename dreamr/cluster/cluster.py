@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -18,6 +18,7 @@ from dreamr.cluster.ports import free_port
 from dreamr.cluster.processes import Child, ProcessError
 from dreamr.cluster.triton import MODELS, TritonServer
 from dreamr.tls import SERVERS, Tls
+from dreamr.versions import NAME as VERSION_FILE
 
 ROOT = MODELS.parent
 START_SECONDS = 120.0
@@ -49,6 +50,7 @@ class Cluster:
             a Triton of its own.
         gateways: that serve the same sessions; further ones listen on ports of their own.
         keep_logs: a folder for the logs; otherwise they go with the cluster.
+        running: addresses of a target and a verifier that run elsewhere, by name: then none are started.
         tls: a folder as `dreamr certs` writes it: the services then talk by mutual TLS, and so must clients.
         redis_to_disk: Redis writes each change to its file before it answers, and has it all when restarted.
         via: puts something between the parts, such as a proxy; they meet directly by default.
@@ -78,6 +80,7 @@ class Cluster:
         draft_workers: int = 1,
         gateways: int = 1,
         keep_logs: Path | None = None,
+        running: Mapping[str, str] | None = None,
         tls: Path | None = None,
         redis_to_disk: bool = False,
         via: Via | None = None,
@@ -100,6 +103,7 @@ class Cluster:
         self._gateways = gateways
         self._keep_logs = keep_logs
         self._http = http
+        self._running = dict(running or {})
         self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVERS} if tls else {}
         self._redis_to_disk = redis_to_disk
         self._via = via
@@ -131,6 +135,11 @@ class Cluster:
         found = {name: child.pid for name, child in self.processes.items() if child.running}
         return found | {name: server.pid for name, server in self.tritons.items() if server.pid is not None}
 
+    @property
+    def _versions(self) -> str:
+        """The file of the draft's versions, which need not be there."""
+        return str(self._files.repository / "draft" / VERSION_FILE)
+
     async def start(self) -> None:
         """Starts all and waits until the gateway serves.
 
@@ -146,14 +155,15 @@ class Cluster:
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             self._files = PairFiles.of(self._pair, self._repository, self._folder)
-            redis, triton = await _together(self._start_redis(), self._start_triton("triton"))
+            models = ["draft"] if "target" in self._running else None
+            redis, triton = await _together(self._start_redis(), self._start_triton("triton", models))
             places = asyncio.Semaphore(STARTING_AT_ONCE)
             target, *drafts = await _together(
-                self._start_service("target", triton=triton),
-                self._start_service("draft", triton=triton),
+                self._found_or_started("target", triton=triton),
+                self._start_service("draft", triton=triton, versions=self._versions),
                 *(self._start_worker(number, places) for number in range(2, self._draft_workers + 1)),
             )
-            verifier = await self._start_service("verifier", target=target)
+            verifier = await self._found_or_started("verifier", target=target)
             names = ["gateway", *(f"gateway-{number}" for number in range(2, self._gateways + 1))]
             more = self._gateways - 1
             listen = [self.address, *["127.0.0.1:0"] * more]
@@ -254,7 +264,14 @@ class Cluster:
         """A further draft service, with a Triton of its own; its address."""
         async with places:
             triton = await self._start_triton(f"triton-{number}", ["draft"])
-            return await self._start_service(f"draft-{number}", triton=triton)
+            return await self._start_service(f"draft-{number}", triton=triton, versions=self._versions)
+
+    async def _found_or_started(self, name: str, **settings: str) -> str:
+        """The address of the one that runs elsewhere, or of one that is started."""
+        if name in self._running:
+            self.addresses[name] = self._running[name]
+            return self._running[name]
+        return await self._start_service(name, **settings)
 
     async def _start_service(self, name: str, listen: str = "127.0.0.1:0", **settings: str) -> str:
         # A fixed port lets a service that is started anew be found again.

@@ -36,12 +36,14 @@ class AnswerWriter:
         sampling: common_pb2.Sampling,
         max_tokens: int | None,
         seconds: float,
+        version: int | None = None,
     ) -> Written:
         """Checks the request's fields and writes the answer.
 
         Args:
             max_tokens: None means the pair's limit.
             seconds: how long it may take.
+            version: of the model; None for the latest one.
 
         Raises:
             ServiceError: as `TritonModel.generate`; InvalidRequestError names the field.
@@ -57,6 +59,7 @@ class AnswerWriter:
             images,
             parameters,
             seconds=seconds,
+            version=version,
         )
         usage = common_pb2.Usage(
             prompt_tokens=chunk.prompt_tokens,

@@ -1,7 +1,7 @@
 """CompletionService: one model by itself, behind what its chat template writes. Draft and target serve it."""
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -28,15 +28,25 @@ _ROLES = {
 
 
 class CompletionService(completion_pb2_grpc.CompletionServiceServicer):
-    """Serves `dreamr.v1.CompletionService` with one model."""
+    """Serves `dreamr.v1.CompletionService` with one model.
+
+    Args:
+        version: of the model, asked with each call; None means the latest one.
+    """
 
     def __init__(
-        self, model: TritonModel, prompts: Prompts, settings: ReasoningSettings, max_seconds: float
+        self,
+        model: TritonModel,
+        prompts: Prompts,
+        settings: ReasoningSettings,
+        max_seconds: float,
+        version: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._model = model
         self._prompts = prompts
         self._settings = settings
         self._max_seconds = max_seconds
+        self._version = version
 
     async def Complete(  # noqa: N802 - the name is the proto's
         self, request: completion_pb2.CompleteRequest, context: Context
@@ -59,6 +69,7 @@ class CompletionService(completion_pb2_grpc.CompletionServiceServicer):
             parameters,
             stream=request.stream,
             seconds=seconds_left(context, self._max_seconds),
+            version=self._version(),
         ) as chunks:
             async for chunk in chunks:
                 tokens += chunk.tokens

@@ -16,10 +16,11 @@ OnProgress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A step and what it cost."""
+    """A step, what it cost, and the version of the model that wrote it."""
 
     step: common_pb2.Step
     usage: common_pb2.Usage
+    version: int = 0
 
 
 class StepWriter:
@@ -39,10 +40,11 @@ class StepWriter:
         seconds: float,
         logprobs: bool = False,
         on_progress: OnProgress | None = None,
+        version: int | None = None,
     ) -> Written:
         """Writes one step behind `prompt`; it ends at the delimiter, at the mark that ends reasoning or at
         `max_tokens`. With `on_progress` the generation is streamed; with `logprobs` the step says how likely
-        its tokens were.
+        its tokens were; without `version` the latest writes it.
 
         A model that writes a bare delimiter is asked once more behind it; if that brings nothing either, the
         step is empty and counts as truncated. A step that is empty and closes is the end of the reasoning.
@@ -61,13 +63,15 @@ class StepWriter:
             # In vLLM's terms: of the drawn token, and of no other.
             parameters["logprobs"] = 0
         started = time.perf_counter()
-        written = await self._once(prompt, images, parameters, seconds, on_progress, 0, started)
+        written = await self._once(prompt, images, parameters, seconds, on_progress, 0, started, version)
         if not _is_blank(written.step):
             return written
         prompt += settings.delimiter
         seconds -= time.perf_counter() - started
         spent = written.step.tokens
-        written = await self._once(prompt, images, parameters, max(seconds, 0), on_progress, spent, started)
+        written = await self._once(
+            prompt, images, parameters, max(seconds, 0), on_progress, spent, started, version
+        )
         written.step.truncated = written.step.truncated or _is_blank(written.step)
         return written
 
@@ -80,13 +84,14 @@ class StepWriter:
         on_progress: OnProgress | None,
         tokens: int,
         started: float,
+        version: int | None,
     ) -> Written:
         """One generation of a step for which `tokens` have been spent already."""
         text, last = "", None
         drawn: list[float] = []
         streams = on_progress is not None
         async with self._model.generate(
-            prompt, images, parameters, stream=streams, seconds=seconds
+            prompt, images, parameters, stream=streams, seconds=seconds, version=version
         ) as chunks:
             async for chunk in chunks:
                 text, tokens, last = text + chunk.text, tokens + chunk.tokens, chunk
@@ -97,7 +102,7 @@ class StepWriter:
         step = self._step(text, tokens, last.finish_reason)
         if drawn:
             step.mean_logprob, step.min_logprob = fmean(drawn), min(drawn)
-        return Written(step, _usage(last, tokens, started))
+        return Written(step, _usage(last, tokens, started), last.version)
 
     async def run_on(
         self,

@@ -88,6 +88,7 @@ class Chunk:
         tokens: how many are new.
         prompt_tokens: tokens of the prompt.
         finish_reason: "stop" or "length" with the last piece.
+        version: of the model.
         logprobs: for each new token, the likeliest at its place, best first; only where asked for.
         sampled: for each new token, itself; as `logprobs`.
     """
@@ -96,6 +97,7 @@ class Chunk:
     tokens: int
     prompt_tokens: int
     finish_reason: str | None = None
+    version: int = 0
     logprobs: tuple[tuple[TokenLogprob, ...], ...] = field(default=())
     sampled: tuple[TokenLogprob, ...] = field(default=())
 
@@ -123,6 +125,27 @@ class TritonModel:
         """Closes the channel; calls under way are cancelled."""
         await self._channel.close()
 
+    async def load(self, seconds: float, config: dict[str, Any] | None = None) -> None:
+        """Loads the model, or the versions of it that are new in the repository, by explicit control.
+
+        Versions that the policy no longer names are let go once the new ones are ready and their own requests
+        have ended.
+
+        Args:
+            seconds: deadline of the call.
+            config: the model's configuration in the place of `config.pbtxt`, in its JSON form.
+
+        Raises:
+            ServiceError: Triton refuses, or the model does not load.
+        """
+        request = service_pb2.RepositoryModelLoadRequest(model_name=self.model)
+        if config is not None:
+            request.parameters["config"].string_param = json.dumps(config)
+        try:
+            await self._stub.RepositoryModelLoad(request, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self.model) from error
+
     @asynccontextmanager
     async def generate(
         self,
@@ -132,6 +155,7 @@ class TritonModel:
         *,
         stream: bool,
         seconds: float,
+        version: int | None = None,
     ) -> AsyncIterator[AsyncIterator[Chunk]]:
         """Generates within the block; leaving the block, however, cancels what still runs.
 
@@ -139,11 +163,14 @@ class TritonModel:
             parameters: vLLM's SamplingParams.
             stream: several pieces, or all in one.
             seconds: deadline of the call.
+            version: of the model; None for the latest one that is loaded.
 
         Raises:
             ServiceError: as Triton's status says; BrokenError when it ends without a final piece.
         """
         request = self._request(prompt, images, parameters, stream=stream)
+        if version is not None:
+            request.model_version = str(version)
         call = self._infer(request, timeout=seconds)
         try:
             yield self._chunks(call)
@@ -152,11 +179,19 @@ class TritonModel:
             call.cancel()
 
     async def complete(
-        self, prompt: str, images: Sequence[bytes], parameters: dict[str, Any], *, seconds: float
+        self,
+        prompt: str,
+        images: Sequence[bytes],
+        parameters: dict[str, Any],
+        *,
+        seconds: float,
+        version: int | None = None,
     ) -> Chunk:
         """Generates all in one piece; raises as `generate` does."""
         found: Chunk | None = None
-        async with self.generate(prompt, images, parameters, stream=False, seconds=seconds) as chunks:
+        async with self.generate(
+            prompt, images, parameters, stream=False, seconds=seconds, version=version
+        ) as chunks:
             async for chunk in chunks:
                 found = chunk
         if found is None:
@@ -255,6 +290,7 @@ def _chunk(response: Any) -> Chunk:
         tokens=struct.unpack_from("<I", raw["num_output_tokens"])[0],
         prompt_tokens=struct.unpack_from("<I", raw["num_input_tokens"])[0],
         finish_reason=None if reason == "None" else reason,
+        version=int(response.model_version or 0),
         logprobs=tuple(tuple(sorted(place, key=lambda found: -found.logprob)) for place in places),
         sampled=tuple(place[0] for place in places),
     )

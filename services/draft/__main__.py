@@ -14,6 +14,7 @@ from services.common.server import Opened, run
 from services.common.triton import TritonModel
 from services.draft.service import DraftService
 from services.draft.settings import DraftSettings
+from services.draft.shares import VersionShares
 
 
 def main() -> None:
@@ -26,9 +27,12 @@ def main() -> None:
         model = TritonModel(settings.triton, pair.draft.triton_model, settings.triton_name, settings.tls)
         try:
             prompts = Prompts(pair.draft.template, pair.reasoning)
+            shares = VersionShares(settings.versions)
             parts = (model, prompts, pair.reasoning, settings.max_call_seconds)
-            draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftService(*parts), server)
-            completion_pb2_grpc.add_CompletionServiceServicer_to_server(CompletionService(*parts), server)
+            draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftService(*parts, shares), server)
+            completion_pb2_grpc.add_CompletionServiceServicer_to_server(
+                CompletionService(*parts, shares.stable), server
+            )
             yield Opened(model.probe)
         finally:
             await model.close()

@@ -13,8 +13,10 @@ from services.common.prompts import Prompts
 from services.common.steps import StepWriter
 from services.common.triton import TritonModel
 from services.common.validation import check_context, check_range, check_sampling, seconds_left
+from services.draft.shares import VersionShares
 
 MAX_STEPS = 64
+MAX_VERSION = 1_000_000_000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -23,13 +25,19 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
     """Serves `dreamr.v1.DraftService` with one model."""
 
     def __init__(
-        self, model: TritonModel, prompts: Prompts, settings: ReasoningSettings, max_seconds: float
+        self,
+        model: TritonModel,
+        prompts: Prompts,
+        settings: ReasoningSettings,
+        max_seconds: float,
+        shares: VersionShares | None = None,
     ) -> None:
         self._writer = StepWriter(model, settings)
         self._answers = AnswerWriter(model, prompts, settings)
         self._prompts = prompts
         self._settings = settings
         self._max_seconds = max_seconds
+        self._shares = shares or VersionShares(None)
 
     async def Draft(  # noqa: N802 - the name is the proto's
         self, request: draft_pb2.DraftRequest, context: Context
@@ -43,6 +51,7 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
         max_tokens = request.max_step_tokens if request.HasField("max_step_tokens") else limit
         check_range("max_step_tokens", max_tokens, 1, 4096)
         sampling = check_sampling(request.sampling)
+        version = self._version(request)
         images = [image.data for image in ahead.images]
         steps = list(ahead.steps)
         for _ in range(request.max_steps):
@@ -53,8 +62,11 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
                 max_tokens=max_tokens,
                 seconds=seconds_left(context, self._max_seconds),
                 logprobs=request.logprobs,
+                version=version,
             )
-            yield draft_pb2.DraftResponse(step=written.step, usage=written.usage)
+            yield draft_pb2.DraftResponse(
+                step=written.step, usage=written.usage, model_version=written.version
+            )
             if written.step.closes or written.step.truncated:
                 return
             steps.append(written.step.text)
@@ -69,7 +81,15 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
             request.sampling,
             request.max_tokens if request.HasField("max_tokens") else None,
             seconds_left(context, self._max_seconds),
+            self._version(request),
         )
         return draft_pb2.DraftServiceAnswerResponse(
             text=written.text, usage=written.usage, truncated=written.truncated
         )
+
+    def _version(self, request: draft_pb2.DraftRequest | draft_pb2.DraftServiceAnswerRequest) -> int | None:
+        """The one that is asked for, or the session's own; None where there are no shares."""
+        if not request.HasField("model_version"):
+            return self._shares.of(request.context.session_id)
+        check_range("model_version", request.model_version, 1, MAX_VERSION)
+        return request.model_version

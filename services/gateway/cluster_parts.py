@@ -5,7 +5,7 @@ import hashlib
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -138,6 +138,7 @@ class ClusterParts:
             max_step_tokens=self._plan.max_step_tokens,
             sampling=self._drawn(f"draft {start.index} {start.lane}", start.lane),
             logprobs=self._plan.policy.rule.needs_logprobs,
+            model_version=self._plan.draft_version,
         )
         stream = self._stream(
             "draft",
@@ -151,7 +152,7 @@ class ClusterParts:
         async with aclosing(stream) as responses:
             async for response in responses:
                 self._count_prompt(start.prefix, response.usage)
-                yield convert.step_from(response.step)
+                yield replace(convert.step_from(response.step), version=response.model_version)
 
     async def rival(self, start: StartRival) -> AsyncGenerator[Step | Progress, None]:
         """See Parts."""
@@ -189,7 +190,9 @@ class ClusterParts:
         context, most, drawn = self._ahead(start.steps), self._plan.max_answer_tokens, self._drawn("answer")
         response: target_pb2.AnswerResponse | draft_pb2.DraftServiceAnswerResponse
         if start.author is Author.DRAFT:
-            asked = draft_pb2.DraftServiceAnswerRequest(context=context, max_tokens=most, sampling=drawn)
+            asked = draft_pb2.DraftServiceAnswerRequest(
+                context=context, max_tokens=most, sampling=drawn, model_version=self._plan.draft_version
+            )
             response = await self._call("draft", self._cluster.draft, lambda stub: stub.Answer, asked)
         else:
             request = target_pb2.AnswerRequest(context=context, max_tokens=most, sampling=drawn)

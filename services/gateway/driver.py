@@ -93,6 +93,7 @@ class Driver:
         outbox: told `activity` (only with `with_activity`), each `commit` and at last `finished`.
         seconds: how long the session may take.
         governor: told of every call, and asked after each commit how far to speculate.
+        record: told of each event of a live call, with what began the call.
         clock: seconds for timings; uvloop's own time has milliseconds only.
     """
 
@@ -105,6 +106,7 @@ class Driver:
         seconds: float,
         with_activity: bool = False,
         governor: Governs | None = None,
+        record: Callable[[Start, Event], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.totals = Totals()
@@ -114,11 +116,13 @@ class Driver:
         self._seconds = seconds
         self._with_activity = with_activity
         self._governor = governor or Ungoverned()
+        self._record = record
         self._clock = clock
         # With the time at which each happened: it may wait here while a slow client is sent to.
         self._events: asyncio.Queue[tuple[Event, float]] = asyncio.Queue(_EVENTS)
         self._works: dict[int, _Work] = {}
         self._began = 0.0
+        self._version = 0
         self._failures: dict[int, ServiceError] = {}
         self._aborted: ServiceError | None = None
 
@@ -218,6 +222,7 @@ class Driver:
             verdict=convert.verdict_to(command.verdict) if command.verdict else None,
             timings=gateway_pb2.CommitTimings(started=began, written=written, committed=self._now()),
             speculation=convert.SPECULATIONS[level],
+            draft_version=self._version,
         )
         await self._outbox(gateway_pb2.ReasonResponse(commit=commit))
         return level
@@ -245,6 +250,8 @@ class Driver:
         work = None if isinstance(event, Aborted | Governed) else self._works.get(event.call)
         if work is None or work.over:
             return self._machine.handle(event)
+        if self._record:
+            self._record(work.start, event)
         match event:
             case Drafted(_, step) | RivalDone(_, step):
                 began = work.spans[-1][1] if work.spans else work.began
@@ -254,6 +261,7 @@ class Driver:
                 work.tokens = max(work.tokens, work.written_tokens)
                 if isinstance(event, Drafted):
                     self.totals.drafted += 1
+                    self._version = step.version
                     self._governor.drafted(at - began)
                 else:
                     self._governor.progressed(work.start, work.written_tokens, self._began + at)

@@ -51,6 +51,7 @@ class Step:
         closes: the model ended its reasoning with this step.
         truncated: it hit the limit of tokens instead of a delimiter.
         logprobs: mean and least log-probability of its tokens, for rules that go by them.
+        version: of the draft that wrote it; 0 for the target's.
     """
 
     text: str
@@ -58,6 +59,7 @@ class Step:
     closes: bool = False
     truncated: bool = False
     logprobs: tuple[float, float] | None = None
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

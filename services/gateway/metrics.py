@@ -19,6 +19,11 @@ SESSION_SECONDS = Histogram(
 )
 COMMITS = Counter("dreamr_commits_total", "Committed steps", ["policy", "author"])
 VERDICTS = Counter("dreamr_verdicts_total", "Verdicts on committed positions", ["outcome", "reason"])
+DRAFT_VERDICTS = Counter(
+    "dreamr_draft_verdicts_total",
+    "The same by version of the draft",
+    ["version", "outcome"],
+)
 TOKENS = Counter("dreamr_tokens_total", "Tokens generated", ["model", "fate"])
 CANCELLED_CALLS = Counter("dreamr_cancelled_calls_total", "Calls that were stopped early", ["part"])
 REPLICAS = Gauge(
@@ -35,7 +40,9 @@ def count_commit(policy: str, commit: gateway_pb2.Commit) -> None:
     COMMITS.labels(policy, gateway_pb2.Author.Name(commit.author).removeprefix("AUTHOR_").lower()).inc()
     if commit.HasField("verdict"):
         reason = common_pb2.VerdictReason.Name(commit.verdict.reason).removeprefix("VERDICT_REASON_")
-        VERDICTS.labels("accept" if commit.verdict.accept else "reject", reason.lower()).inc()
+        outcome = "accept" if commit.verdict.accept else "reject"
+        VERDICTS.labels(outcome, reason.lower()).inc()
+        DRAFT_VERDICTS.labels(str(commit.draft_version), outcome).inc()
 
 
 def count_end(policy: str, status: str, totals: Totals, seconds: float | None) -> None:

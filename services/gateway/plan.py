@@ -16,6 +16,7 @@ MAX_WINDOW = 16
 MAX_WIDTH = 8
 MAX_STEPS = 256
 MAX_REASONING_TOKENS = 1 << 20
+MAX_VERSION = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Plan:
 
     Attributes:
         max_repeats: 0 for no limit.
+        draft_version: None leaves it to the shares of versions.
         sampling: as the request has it; checked.
     """
 
@@ -36,6 +38,7 @@ class Plan:
     max_repeats: int
     sampling: common_pb2.Sampling
     with_activity: bool
+    draft_version: int | None = None
 
     def options(self) -> gateway_pb2.ReasonOptions:
         """As a request that leaves nothing to defaults."""
@@ -56,6 +59,7 @@ class Plan:
             answer_by=convert.AUTHORS[policy.answer_by],
             governor=policy.governed,
             rule=convert.RULES[policy.rule] if policy.window and not policy.rule.needs_rival else None,
+            draft_version=self.draft_version,
         )
 
     @classmethod
@@ -84,6 +88,8 @@ class Plan:
         alpha = options.alpha if options.HasField("alpha") else calibrated
         check_range("options.alpha", alpha, 0, 1)
         check_sampling(options.sampling)
+        if options.HasField("draft_version"):
+            check_range("options.draft_version", options.draft_version, 1, MAX_VERSION)
         return cls(
             policy=policy,
             alpha=alpha,
@@ -96,6 +102,7 @@ class Plan:
             max_repeats=_limit(options, "max_repeats", 0, MAX_STEPS),
             sampling=options.sampling,
             with_activity=options.activity,
+            draft_version=options.draft_version if options.HasField("draft_version") else None,
         )
 
 

@@ -13,9 +13,10 @@ from services.gateway.cluster_parts import Cluster, ClusterParts
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
 from services.gateway.governor import Governor
-from services.gateway.messages import Step
+from services.gateway.messages import Event, Start, Step
 from services.gateway.outbox import Outbox
 from services.gateway.plan import Plan
+from services.gateway.recorder import Recorder
 from services.gateway.sessions import Session
 from services.gateway.store import Status
 
@@ -53,10 +54,12 @@ class Reasoning:
 
     Args:
         verdict_seconds: how long one verdict may take.
+        recorder: None keeps nothing of what sessions say.
     """
 
-    def __init__(self, cluster: Cluster, verdict_seconds: float) -> None:
+    def __init__(self, cluster: Cluster, verdict_seconds: float, recorder: Recorder | None = None) -> None:
         self._cluster = cluster
+        self._recorder = recorder
         self._verdict_seconds = verdict_seconds
         self._governor = Governor()
         self._drivers: dict[str, Driver] = {}
@@ -83,6 +86,21 @@ class Reasoning:
         Raises:
             ServiceError: why it has no answer.
         """
+        # An answer behind a client's own steps says nothing of what is right.
+        given = task.context.steps or any(step.closes for step in task.committed)
+        images = [image.data for image in task.context.images]
+        recording = (
+            self._recorder.begin(session.id, task.context.question, images)
+            if self._recorder and not given
+            else None
+        )
+        finished = await self._run(session, task, send, recording.note if recording else None)
+        if self._recorder and recording and finished:
+            await asyncio.shield(self._recorder.end(recording, finished.answer))
+
+    async def _run(
+        self, session: Session, task: Task, send: Send, record: Callable[[Start, Event], None] | None
+    ) -> gateway_pb2.Finished | None:
         plan = task.plan
         with metrics.ACTIVE.track_inprogress(), self._governor.session(plan.policy) as governor:
             outbox = Outbox(session, send)
@@ -123,6 +141,7 @@ class Reasoning:
                 seconds=max(0.001, task.deadline - asyncio.get_running_loop().time()),
                 with_activity=plan.with_activity,
                 governor=governor,
+                record=record,
             )
             self._drivers[session.id] = driver
             started = gateway_pb2.Started(
@@ -175,6 +194,7 @@ class Reasoning:
                 await asyncio.shield(self._leave(session, status, failure, finished))
             if failure:
                 raise failure
+        return finished
 
     async def close(self) -> None:
         """Gives up on what could not be stored."""

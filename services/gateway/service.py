@@ -31,6 +31,7 @@ from services.gateway.images import check_images
 from services.gateway.messages import Step
 from services.gateway.plan import Plan
 from services.gateway.reasoning import LAST_WORDS_SECONDS, Reasoning, Send, Task
+from services.gateway.recorder import Recorder
 from services.gateway.sessions import Session
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Status, Store, StoredSession, StoreError
@@ -68,7 +69,12 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         self._store = store
         self.entrance = Entrance(settings, callers or Callers(None))
         self._budgets = self.entrance.budgets
-        self._reasoning = Reasoning(cluster, settings.verdict_seconds)
+        recorder = (
+            Recorder(settings.record, settings.record_share, settings.record_max_bytes)
+            if settings.record
+            else None
+        )
+        self._reasoning = Reasoning(cluster, settings.verdict_seconds, recorder)
         self._admission = self.entrance.admission
         self._adoption = Adoption(store, self._admission, self._adopt, settings.lease_seconds)
 

@@ -52,6 +52,15 @@ class GatewaySettings(ServiceSettings):
     keys: Path | None = Field(
         default=None, description="file of API keys (`dreamr keys`); without it everybody may call"
     )
+    record: Path | None = Field(
+        default=None,
+        description="folder to record sessions to, as training data: questions, images, candidates, "
+        "verdicts, rivals and answers; without it nothing is kept",
+    )
+    record_share: float = Field(default=0.01, ge=0, le=1, description="of the sessions, those recorded")
+    record_max_bytes: int = Field(
+        default=1 << 30, ge=1, description="of all that is in that folder; then recording ends"
+    )
     max_sessions: int = Field(default=64, ge=1, description="sessions that run at once")
     max_waiting: int = Field(default=128, ge=0, description="sessions that may wait for a place")
     max_image_bytes: int = Field(default=16 << 20, ge=1)

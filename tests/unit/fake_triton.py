@@ -20,6 +20,7 @@ class Seen:
     images: int
     stream: bool
     parameters: dict[str, Any]
+    version: str = ""
 
 
 @dataclass(slots=True)
@@ -56,21 +57,22 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                     images=next((e.shape[0] for e in request.inputs if e.name == "image"), 0),
                     stream=raw["stream"] == b"\x01",
                     parameters=json.loads(raw["sampling_parameters"][4:]),
+                    version=request.model_version,
                 )
                 self.seen.append(seen)
                 self.asked.set()
                 for say in self.script(seen):
                     await asyncio.sleep(say.wait)
-                    yield _response(say)
+                    yield _response(say, request.model_version)
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
 
 
-def _response(say: Say) -> Any:
+def _response(say: Say, version: str) -> Any:
     if say.error:
         return service_pb2.ModelStreamInferResponse(error_message=say.error)
-    response = service_pb2.ModelInferResponse()
+    response = service_pb2.ModelInferResponse(model_version=version or "1")
     outputs = {
         "text_output": _string(say.text),
         "finish_reason": _string(str(say.reason)),

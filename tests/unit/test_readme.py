@@ -20,7 +20,7 @@ SHELL = [
 
 
 # Commands that have commands of their own.
-GROUPS = {"keys"}
+GROUPS = {"draft", "keys"}
 
 
 def help_of(*command: str) -> str:

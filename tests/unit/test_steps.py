@@ -27,6 +27,7 @@ class FakeModel(TritonModel):
         *,
         stream: bool,
         seconds: float,
+        version: int | None = None,
     ) -> AsyncIterator[AsyncIterator[Chunk]]:
         self.parameters = parameters
 

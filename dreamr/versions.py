@@ -1,0 +1,83 @@
+"""Which versions of the draft write for which sessions: a file that draft services read."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dreamr.errors import VersionFileError
+
+NAME = "versions.json"
+"""Beside `config.pbtxt` in the draft's folder of Triton's repository."""
+
+
+class VersionFile(BaseModel):
+    """What the file holds.
+
+    Attributes:
+        stable: the version of all sessions that no other has; None leaves it to Triton, which takes the
+            latest one that is loaded.
+        candidate: a newer version on trial.
+        share: of the sessions, those that the candidate drafts for.
+        previous: what was stable before, to roll back to.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stable: int | None = Field(None, ge=1)
+    candidate: int | None = Field(None, ge=1)
+    share: float = Field(0.0, ge=0, le=1)
+    previous: int | None = Field(None, ge=1)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads the file; one that is not there says nothing.
+
+        Raises:
+            VersionFileError: it cannot be read, or holds something else.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return cls()
+        except OSError as error:
+            raise VersionFileError(f"versions: cannot read {path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise VersionFileError(f"versions: {path}: {first['msg']}") from error
+
+    def save(self, path: Path) -> None:
+        """Writes the file in one piece: who reads it finds the old one or the new one."""
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n")
+        os.replace(fresh, path)
+
+    @property
+    def used(self) -> list[int]:
+        """Versions that sessions may have, in order."""
+        return sorted({version for version in (self.stable, self.candidate) if version})
+
+    def of(self, session_id: str) -> int | None:
+        """A session's version: the same at every draft worker, and while shares grow."""
+        if self.candidate and _place(session_id) < self.share:
+            return self.candidate
+        return self.stable
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Keeps a second command that changes the file waiting for the block."""
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _place(session_id: str) -> float:
+    """A session's place within 0..1, excluding 1."""
+    digest = hashlib.blake2b(session_id.encode(), digest_size=8, person=b"draft").digest()
+    return int.from_bytes(digest) / (1 << 64)

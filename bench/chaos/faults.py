@@ -133,7 +133,7 @@ class Faults:
             self._hurt.discard(part)
 
     async def _restart(self, part: str, *, empty: bool) -> None:
-        """As those who watch over processes do: one that cannot start, as what it needs is down, is tried again."""
+        """Tries again, as supervisors do: what a part needs to start may be down itself."""
         for _ in range(_STARTS - 1):
             try:
                 return await self._cluster.restart(part, empty=empty)

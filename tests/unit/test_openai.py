@@ -252,6 +252,7 @@ async def test_what_cannot_be_done_is_refused_by_name(changes: dict[str, Any], p
         assert isinstance(error, openai.BadRequestError)
         assert error.param == param
         assert error.type == "invalid_request_error"
+        assert isinstance(error.body, dict)
         assert (
             error.body["message"].startswith(param.partition("[")[0].partition(".")[0]) or param == "messages"
         )

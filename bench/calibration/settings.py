@@ -21,7 +21,7 @@ def write_alpha(path: Path, rule: Rule, alpha: float) -> None:
         section = document[rule.value]
     except (TOMLKitError, KeyError) as error:
         raise ValueError(f"pair {path}: has no section [{rule.value}]") from error
-    section["alpha"] = alpha  # a table
+    section["alpha"] = alpha
     # Beside it: template folders are relative to the file, and a rename is all or nothing.
     draft = path.with_name(f".{path.name}.new")
     try:

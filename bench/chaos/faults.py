@@ -11,6 +11,8 @@ from enum import StrEnum
 from bench.chaos.bag import Bag
 from bench.chaos.proxy import Proxy
 from dreamr.cluster.cluster import Cluster
+from dreamr.cluster.processes import ProcessError
+from dreamr.cluster.triton import TritonStartError
 
 
 class Kind(StrEnum):
@@ -29,6 +31,7 @@ LINK_KINDS = (Kind.CUT, Kind.SWALLOWED, Kind.DELAYED)
 KINDS = (Kind.KILLED, Kind.FROZEN, *LINK_KINDS)
 STORE_KINDS = (Kind.STORE_RESTARTED, Kind.STORE_EMPTIED)
 _REDIS = "redis"
+_STARTS = 5
 # Without these sessions change hands.
 _MOVING = ("gateway", "target", "triton")
 _PAUSE_SECONDS = 0.5, 2.0
@@ -125,9 +128,18 @@ class Faults:
                 if kind is Kind.STORE_EMPTIED:
                     self.emptied = time.perf_counter()
                 self._cluster.part(part).kill()
-                await self._cluster.restart(part, empty=kind is Kind.STORE_EMPTIED)
+                await self._restart(part, empty=kind is Kind.STORE_EMPTIED)
         finally:
             self._hurt.discard(part)
+
+    async def _restart(self, part: str, *, empty: bool) -> None:
+        """Tries again, as supervisors do: what a part needs to start may be down itself."""
+        for _ in range(_STARTS - 1):
+            try:
+                return await self._cluster.restart(part, empty=empty)
+            except (ProcessError, TritonStartError, TimeoutError):
+                continue
+        return await self._cluster.restart(part, empty=empty)
 
     async def _freeze(self, part: str) -> None:
         frozen = self._cluster.part(part)

@@ -4,7 +4,7 @@ import sys
 from contextlib import aclosing
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from dreamr.cli.live import commit_row
 from dreamr.cli.running import AddressOption, cluster_at, progress, run
 from dreamr.client import AsyncClient
 from dreamr.events import Answer, Event
+
+if TYPE_CHECKING:
+    from bench.questions import Question
 
 POLICIES = ("target", "fpsr")
 
@@ -40,7 +43,6 @@ async def _demo(address: str | None, count: int, seed: int, timeline: Path | Non
         with progress.status("warming up"):
             for policy in POLICIES:
                 await client.ask(asked[0].text, images=[asked[0].image], policy=policy)
-        truths = [question.answer or "" for question in asked]
         for number, question in enumerate(asked, 1):
             console.print(f"\n[bold]{number}. {question.text}[/bold]")
             for policy in POLICIES:
@@ -48,8 +50,8 @@ async def _demo(address: str | None, count: int, seed: int, timeline: Path | Non
                 # Neither policy may find the other's work in a cache.
                 image = cold(question.image, f"{number} {policy}")
                 found[policy].append(await _answer(client, image, question.text, policy, last))
-            _show(console, [found[policy][-1] for policy in POLICIES], truths[number - 1])
-    _summarise(console, found, truths)
+            _show(console, [found[policy][-1] for policy in POLICIES], question)
+    _summarise(console, found, asked)
 
 
 async def _answer(client: AsyncClient, image: bytes, text: str, policy: str, timeline: Path | None) -> Answer:
@@ -64,9 +66,10 @@ async def _answer(client: AsyncClient, image: bytes, text: str, policy: str, tim
     return answer
 
 
-def _show(console: Console, answers: list[Answer], truth: str) -> None:
+def _show(console: Console, answers: list[Answer], asked: "Question") -> None:
     for answer in answers:
-        mark = "[green]right[/green]" if answer.answer == truth else f"[red]wrong, it is {truth}[/red]"
+        right = asked.is_right(answer.answer)
+        mark = "[green]right[/green]" if right else f"[red]wrong, it is {asked.answer}[/red]"
         console.print(f"  [bold]{answer.policy}[/bold]: {answer.answer} ({mark}) in {answer.seconds:.3f} s")
         table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=True)
         for step in answer.steps:
@@ -76,10 +79,10 @@ def _show(console: Console, answers: list[Answer], truth: str) -> None:
     console.print(f"  {alone.seconds / speculating.seconds:.2f} times as fast")
 
 
-def _summarise(console: Console, found: dict[str, list[Answer]], truths: list[str]) -> None:
+def _summarise(console: Console, found: dict[str, list[Answer]], asked: "list[Question]") -> None:
     console.print("\n[bold]summary[/bold]")
     for policy, answers in found.items():
-        right = sum(answer.answer == truth for answer, truth in zip(answers, truths, strict=True))
+        right = sum(one.is_right(answer.answer) for answer, one in zip(answers, asked, strict=True))
         drafted = sum(answer.totals.steps_by_draft for answer in answers)
         steps = sum(len(answer.steps) for answer in answers)
         seconds = fmean(answer.seconds for answer in answers)

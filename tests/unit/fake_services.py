@@ -55,7 +55,7 @@ class FakeServices(
         """See the proto."""
         with self._call("Draft", request, context):
             await self._fail("Draft", context)
-            first = len(request.context.steps)
+            first = self._first(request.context)
             for index in range(first, min(first + request.max_steps, len(self.steps))):
                 await asyncio.sleep(self.delay)
                 step = self._step(index)
@@ -67,7 +67,7 @@ class FakeServices(
         """See the proto."""
         with self._call("Generate", request, context):
             await self._fail("Generate", context)
-            first = len(request.context.steps)
+            first = self._first(request.context)
             for index in range(first, min(first + (request.max_steps or 99), len(self.steps))):
                 yield target_pb2.GenerateResponse(progress={"tokens": 1})
                 await asyncio.sleep(self.target_delay)
@@ -136,6 +136,10 @@ class FakeServices(
     async def _fail(self, method: str, context: Any) -> None:
         if statuses := self.failures.get(method):
             await context.abort(statuses.pop(0), f"{method} says no")
+
+    def _first(self, context: common_pb2.Context) -> int:
+        # Behind more than it has to say, it closes.
+        return min(len(context.steps), len(self.steps) - 1)
 
     def _step(self, index: int) -> common_pb2.Step:
         return common_pb2.Step(text=self.steps[index], tokens=5, closes=index == len(self.steps) - 1)

@@ -44,11 +44,11 @@ class Stack:
         return {one["Name"].lstrip("/"): one for one in inspected}
 
     def wait_until_healthy(self, count: int) -> None:
-        """Returns when so many containers run, all of them in good health."""
+        """Returns when so many containers run, all of them in good health if they tell it."""
         deadline = time.monotonic() + HEALTH_SECONDS
         while True:
             states = {name: health(one) for name, one in self.containers().items()}
-            if len(states) == count and set(states.values()) == {"healthy"}:
+            if len(states) == count and set(states.values()) <= {"healthy", "running"}:
                 return
             if time.monotonic() > deadline:
                 logs = self.compose("logs", "--tail=40")
@@ -84,9 +84,9 @@ class Stack:
 
 
 def health(container: dict[str, Any]) -> str:
-    """A container's health, or what it does where that is not running."""
+    """A container's health, or what it does where it has no health or does not run."""
     state = container["State"]
-    return str(state.get("Health", {}).get("Status") if state["Running"] else state["Status"])
+    return str(state["Health"]["Status"] if state["Running"] and "Health" in state else state["Status"])
 
 
 def compose_command() -> list[str]:

@@ -22,7 +22,7 @@ DREAMR = [sys.executable, "-c", "from dreamr.cli import main; main()"]
 DRAFTS = 3
 # Two gateways, target, verifier, Triton and Redis.
 OTHERS = 6
-LONG = sorted(held_out(60, seed=13), key=lambda example: -len(example.steps))[:10]
+LONG = sorted(held_out(60, seed=13), key=lambda example: -len(example.steps))[:12]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,37 @@ def stack(ports: list[int]) -> Iterator[Stack]:
         running.compose("down", "--volumes", "--timeout", "30")
 
 
+@pytest.fixture(scope="module")
+def known(stack: Stack, ports: list[int]) -> list[Example]:
+    """Long questions to which the pair knows the answer, by either policy."""
+
+    async def right() -> list[Example]:
+        async with dreamr.AsyncClient(f"127.0.0.1:{ports[0]}", timeout=120) as client:
+            found = []
+            for one in LONG:
+                answers = [
+                    await client.ask(one.question, images=[one.image], policy=p) for p in ("target", "fpsr")
+                ]
+                if {answer.answer for answer in answers} == {one.answer}:
+                    found.append(one)
+        return found
+
+    found = asyncio.run(right())
+    # Of a hundred questions it answers 97.
+    assert len(found) >= len(LONG) * 3 // 4
+    return found
+
+
 @pytest.fixture
 async def client(ports: list[int]) -> AsyncIterator[dreamr.AsyncClient]:
     async with dreamr.AsyncClient(",".join(f"127.0.0.1:{port}" for port in ports), timeout=120) as connected:
         yield connected
 
 
-def test_ask_is_answered_at_the_published_port(stack: Stack, ports: list[int], tmp_path: Path) -> None:
-    example = next(held_out(1, seed=21))
+def test_ask_is_answered_at_the_published_port(
+    known: list[Example], ports: list[int], tmp_path: Path
+) -> None:
+    example = known[0]
     image = tmp_path / "image.png"
     image.write_bytes(example.png())
     for port in ports:
@@ -98,11 +121,11 @@ async def test_every_draft_worker_is_found(stack: Stack, client: dreamr.AsyncCli
 
 
 async def test_a_gateway_and_a_draft_worker_are_killed_within_a_session(
-    stack: Stack, client: dreamr.AsyncClient
+    stack: Stack, known: list[Example], client: dreamr.AsyncClient
 ) -> None:
     (triton,), (gateway,) = stack.containers("triton"), stack.containers("gateway")
     draft = next(iter(stack.containers("draft")))
-    for example in LONG:
+    for example in known:
         seen: list[dreamr.Event] = []
         killed = False
         async with aclosing(client.reason(example.question, images=[example.image])) as told:
@@ -124,8 +147,8 @@ async def test_a_gateway_and_a_draft_worker_are_killed_within_a_session(
     assert killed, "every session had ended before the target could be held"
     assert {health(one) for one in stack.containers("gateway").values()} == {"exited"}
     # And the rest goes on as before.
-    answer = await client.ask(LONG[-1].question, images=[LONG[-1].image])
-    assert (answer.answer, answer.degraded) == (LONG[-1].answer, ())
+    answer = await client.ask(known[0].question, images=[known[0].image])
+    assert (answer.answer, answer.degraded) == (known[0].answer, ())
 
 
 def test_all_end_well_when_told_to_and_nothing_is_left(stack: Stack) -> None:

@@ -80,8 +80,8 @@ def test_the_bundled_pair_loads() -> None:
 @pytest.mark.parametrize("change", ["alpha = 1.5", "surprise = 1", "positive ="])
 def test_a_wrong_pair_names_the_file(tmp_path: Path, change: str) -> None:
     path = tmp_path / "pair.toml"
-    text, count = re.subn(r"^alpha = .*$", change, BUNDLED.read_text(), flags=re.MULTILINE)
-    assert count == 1
+    text, count = re.subn(r"^alpha = .*$", change, BUNDLED.read_text(), count=1, flags=re.MULTILINE)
+    assert count
     path.write_text(text)
     with pytest.raises(ValueError, match=r"pair\.toml"):
         Pair.load(path)

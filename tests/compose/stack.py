@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dreamr.cluster.ports import free_port
+
 COMPOSE = Path("compose")
 BUILD_SECONDS, HEALTH_SECONDS = 3600, 600
 
@@ -87,6 +89,20 @@ def health(container: dict[str, Any]) -> str:
     """A container's health, or what it does where it has no health or does not run."""
     state = container["State"]
     return str(state["Health"]["Status"] if state["Running"] and "Health" in state else state["Status"])
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ones."""
+    found: list[int] = []
+    while len(found) < count:
+        found.append(free_port("127.0.0.1", found))
+    return found
+
+
+def published(ports: Sequence[int]) -> dict[str, str]:
+    """What publishes the two gateways at these: for gRPC, and for HTTP."""
+    names = ("DREAMR_PORT", "DREAMR_PORT_2", "DREAMR_HTTP_PORT", "DREAMR_HTTP_PORT_2")
+    return {name: str(port) for name, port in zip(names, ports, strict=True)}
 
 
 def compose_command() -> list[str]:

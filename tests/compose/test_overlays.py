@@ -12,7 +12,7 @@ import yaml
 
 import services.common.metrics
 import services.gateway.metrics  # noqa: F401 - their metrics are registered as they are imported
-from dreamr.tls import Tls
+from dreamr.tls import SERVERS, Tls
 from models.backends.transformers import metrics as engine_metrics
 from services.draft.settings import DraftSettings
 from services.gateway.settings import GatewaySettings
@@ -78,8 +78,8 @@ def test_a_container_gets_its_own_key_alone() -> None:
     for name, service in found["services"].items():
         role = name.removesuffix("-2")
         secrets = {one["source"] if isinstance(one, dict) else one for one in service.get("secrets", ())}
-        assert secrets == (set() if role == "redis" else {"ca", role, f"{role}-key"})
-    for role in ("gateway", "draft", "verifier", "target", "triton"):
+        assert secrets == {"ca", role, f"{role}-key"}
+    for role in SERVERS:
         files = Tls.of("certs", role)
         assert Path(found["secrets"][role]["file"]).name == Path(str(files.cert)).name
         assert Path(found["secrets"][f"{role}-key"]["file"]).name == Path(str(files.key)).name

@@ -13,8 +13,7 @@ import pytest
 import yaml
 
 import dreamr
-from dreamr.cluster.ports import free_port
-from tests.compose.stack import BUILD_SECONDS, COMPOSE, Stack, missing
+from tests.compose.stack import BUILD_SECONDS, COMPOSE, Stack, free_ports, missing, published
 from tests.unit.issued import issued
 from training.task import held_out
 
@@ -30,12 +29,11 @@ def running(overlay: str, count: int, *services: str, **environment: str) -> Ite
     """The stack under an overlay; yields the first gateway's address, too."""
     if lacks := missing():
         pytest.fail(f"this test runs on a Docker engine: {lacks}", pytrace=False)
-    ports = [free_port("127.0.0.1")]
-    ports.append(free_port("127.0.0.1", ports))
+    ports = free_ports(4)
     stack = Stack(
         f"dreamr-test-{overlay}-{os.getpid()}",
         ["docker-compose.yml", f"docker-compose.{overlay}.yml"],
-        {"DREAMR_PORT": str(ports[0]), "DREAMR_PORT_2": str(ports[1]), **environment},
+        {**published(ports), **environment},
     )
     try:
         stack.compose("build", seconds=BUILD_SECONDS)
@@ -56,6 +54,9 @@ async def test_tls_from_the_client_to_triton(tmp_path: Path) -> None:
             answer = await client.ask(EXAMPLE.question, images=[EXAMPLE.image])
         assert answer.answer
         assert answer.degraded == ()
+        # Stored by way of TLS, too.
+        for gateway in stack.containers("gateway"):
+            assert "rediss://" in stack.docker("exec", gateway, "cat", "/run/dreamr/dreamr_gateway_redis")
         async with dreamr.AsyncClient(address, timeout=30, resume_seconds=0) as stranger:
             with pytest.raises(dreamr.UnavailableError):
                 await stranger.ask(EXAMPLE.question, images=[EXAMPLE.image])
@@ -75,7 +76,7 @@ def test_prometheus_finds_every_container() -> None:
         and subprocess.run(["docker", "pull", image], capture_output=True, check=False).returncode
     ):
         pytest.skip(f"{image} is not here, and no registry has it")
-    port = free_port("127.0.0.1")
+    (port,) = free_ports(1)
     services = ("gateway", "gateway-2", "prometheus")
     # Prometheus tells no health of its own to the engine.
     with running("observability", CONTAINERS + 1, *services, DREAMR_PROMETHEUS_PORT=str(port)):

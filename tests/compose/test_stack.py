@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -12,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import dreamr
-from dreamr.cluster.ports import free_port
-from tests.compose.stack import BUILD_SECONDS, Stack, health, missing
+from tests.compose.stack import BUILD_SECONDS, Stack, free_ports, health, missing, published
 from training.task import Example, held_out
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(BUILD_SECONDS + 1800)]
@@ -27,15 +27,15 @@ LONG = sorted(held_out(60, seed=13), key=lambda example: -len(example.steps))[:1
 
 @pytest.fixture(scope="module")
 def ports() -> list[int]:
-    first = free_port("127.0.0.1")
-    return [first, free_port("127.0.0.1", [first])]
+    """Of the gateways for gRPC, and for HTTP."""
+    return free_ports(4)
 
 
 @pytest.fixture(scope="module")
 def stack(ports: list[int]) -> Iterator[Stack]:
     if lacks := missing():
         pytest.fail(f"this test runs on a Docker engine: {lacks}", pytrace=False)
-    environment = {"DREAMR_PORT": str(ports[0]), "DREAMR_PORT_2": str(ports[1])}
+    environment = published(ports)
     running = Stack(f"dreamr-test-{os.getpid()}", ["docker-compose.yml"], environment)
     try:
         running.compose("build", seconds=BUILD_SECONDS)
@@ -69,7 +69,9 @@ def known(stack: Stack, ports: list[int]) -> list[Example]:
 
 @pytest.fixture
 async def client(ports: list[int]) -> AsyncIterator[dreamr.AsyncClient]:
-    async with dreamr.AsyncClient(",".join(f"127.0.0.1:{port}" for port in ports), timeout=120) as connected:
+    async with dreamr.AsyncClient(
+        ",".join(f"127.0.0.1:{port}" for port in ports[:2]), timeout=120
+    ) as connected:
         yield connected
 
 
@@ -79,13 +81,19 @@ def test_ask_is_answered_at_the_published_port(
     example = known[0]
     image = tmp_path / "image.png"
     image.write_bytes(example.png())
-    for port in ports:
+    for port in ports[:2]:
         command = [*DREAMR, "ask", str(image), example.question, "--address", f"127.0.0.1:{port}", "--json"]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
         assert ended.returncode == 0, ended.stderr
         answer = json.loads(ended.stdout)
         assert answer["answer"] == example.answer
         assert answer["degraded"] == []
+
+
+def test_openai_clients_are_served(stack: Stack, ports: list[int]) -> None:
+    for port in ports[2:]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=30) as reply:
+            assert "dreamr" in {model["id"] for model in json.load(reply)["data"]}
 
 
 def test_nobody_is_root_and_nothing_can_be_written(stack: Stack) -> None:

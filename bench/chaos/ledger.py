@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from redis.asyncio import Redis
+
 from services.gateway import redis_scripts
 
 _LINE = re.compile(r"^\+[\d.]+ \[\d+ (\S+)\] (.*)$", re.DOTALL)
@@ -68,6 +70,11 @@ class Ledger:
         reader, writer = await asyncio.open_connection(host, int(port), limit=_LINE_BYTES)
         writer.write(b"MONITOR\r\n")
         await reader.readline()
+        # Of connections that were there before, nobody hears the names.
+        async with Redis(host=host, port=int(port), socket_timeout=10) as redis:
+            for client in await redis.client_list():
+                if client["name"]:
+                    self._names.setdefault(client["addr"], client["name"])
         last = uuid.uuid4().hex
 
         async def listen() -> None:

@@ -132,6 +132,8 @@ class Ledger:
         if name == b"RPUSH":
             self._append(session_id, session, call, words[1:])
         elif name == b"HINCRBY" and call and call.script == "TAKE_OVER":
+            if words[1] != b"fence":
+                return
             session.fence += 1
             self.takeovers[session_id] += session.owner != call.sender
             session.owner = call.sender

@@ -71,6 +71,9 @@ async def test_a_client_that_leaves_stops_both_models(client: dreamr.AsyncClient
     async with asyncio.timeout(10):
         while (session := await client.session(session_id)).held:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.02)
+    # What was on its way through the services when the client left may still come; nothing may follow that.
+    await at_rest(cluster.triton.metrics_address)
+    await asyncio.sleep(0.5)
     resting = await at_rest(cluster.triton.metrics_address)
     await asyncio.sleep(0.2)
     later = await engines(cluster.triton.metrics_address)

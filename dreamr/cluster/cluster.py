@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
+from dreamr.cluster.guard import locked_up
 from dreamr.cluster.pairs import PairFiles
 from dreamr.cluster.ports import free_port
 from dreamr.cluster.processes import Child, ProcessError
@@ -108,6 +109,9 @@ class Cluster:
         self._redis_to_disk = redis_to_disk
         self._via = via
         self._folder: Path | None = None
+        self._guards: list[asyncio.Task[None]] = []
+        # Tritons that are being started anew since they were locked up, with what is set behind that.
+        self._renewing: dict[str, asyncio.Event] = {}
 
     @property
     def triton(self) -> TritonServer:
@@ -186,6 +190,7 @@ class Cluster:
         except BaseException:
             await self.stop()
             raise
+        self._guards = [asyncio.create_task(self._guard(name), name=f"{name}-guard") for name in self.tritons]
 
     async def watch(self, tell: Callable[[str], None]) -> None:
         """Waits until a part ends by itself that the cluster cannot do without.
@@ -197,7 +202,7 @@ class Cluster:
             ProcessError: names the part and its last words.
         """
         parts: dict[str, Child | TritonServer] = {**self.processes, **self.tritons}
-        names = {asyncio.create_task(part.ended()): name for name, part in parts.items()}
+        names = {asyncio.create_task(self._end_of(name, tell)): name for name in parts}
         try:
             while names:
                 done, _ = await asyncio.wait(names, return_when=asyncio.FIRST_COMPLETED)
@@ -212,8 +217,34 @@ class Cluster:
                 task.cancel()
             await asyncio.gather(*names, return_exceptions=True)
 
+    async def _end_of(self, name: str, tell: Callable[[str], None]) -> None:
+        """Waits until a part ends by itself."""
+        while True:
+            await self.part(name).ended()
+            if name not in self._renewing:
+                return
+            tell(f"{name} was locked up; it is started anew")
+            await self._renewing[name].wait()
+            if name not in self.pids():
+                return
+
+    async def _guard(self, name: str) -> None:
+        """Starts a Triton anew whenever it is locked up."""
+        while True:
+            await locked_up(self.tritons[name])
+            self._renewing[name] = asyncio.Event()
+            try:
+                self.tritons[name].kill()
+                await self.restart(name)
+            finally:
+                self._renewing.pop(name).set()
+
     async def stop(self) -> None:
         """Stops all, the gateway first; leaves no process, no shared memory and no folder."""
+        for guard in self._guards:
+            guard.cancel()
+        await asyncio.gather(*self._guards, return_exceptions=True)
+        self._guards = []
         try:
             while self.processes:
                 _, child = self.processes.popitem()  # the one that was started last

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 
+from dreamr.cluster.guard import locked_up
 from dreamr.cluster.processes import ProcessError, dying_with_parent
 from dreamr.cluster.triton import TritonServer
 
@@ -21,7 +22,7 @@ async def serve(
 
     Raises:
         OSError: there is no such command.
-        ProcessError: one of the two ended by itself; the other is stopped, too.
+        ProcessError: one of the two ended by itself, or Triton is locked up; the other is stopped, too.
         TritonStartError: Triton did not start.
     """
     told = asyncio.create_task(stop.wait(), name="stop")
@@ -35,13 +36,19 @@ async def serve(
         sys.stdout.flush()
         async with _beside(command, stop_seconds) as ends:
             ends[asyncio.create_task(server.ended(), name="triton-end")] = "Triton"
+            locked = asyncio.create_task(locked_up(server), name="triton-guard")
             try:
-                await asyncio.wait({told, *ends}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({told, locked, *ends}, return_when=asyncio.FIRST_COMPLETED)
                 for task, name in ends.items():
                     if task.done() and not told.done():
                         raise ProcessError(f"{name} ended with status {task.result()}")
+                if locked.done() and not told.done():
+                    await locked
+                    # It would not end by itself either.
+                    server.kill()
+                    raise ProcessError("Triton is locked up: it answers no stream any more")
             finally:
-                await _cancel(*ends)
+                await _cancel(locked, *ends)
     finally:
         await _cancel(told, starting)
         await server.stop()

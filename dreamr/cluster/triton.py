@@ -72,7 +72,7 @@ class TritonServer:
         self._models = models
         self._binary = binary
         self._backends = backends
-        self._tls = tls
+        self.tls = tls
         self._ports = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         if tls or not http:
             # Triton has no TLS for it.
@@ -253,7 +253,7 @@ class TritonServer:
             *(f"--{name}-address={host}" for name, host in self._hosts.items()),
             *(f"--{name}-port={port}" for name, port in self._ports.items()),
             *(() if "http" in self._ports else ("--allow-http=false",)),
-            *(_tls_flags(self._tls) if self._tls else ()),
+            *(_tls_flags(self.tls) if self.tls else ()),
             # An idle server needs 2 s; one whose callers cancelled may wait for ever (a leak in Triton 2.51).
             f"--exit-timeout-secs={max(1, min(3, int(self._stop_seconds / 2)))}",
         ]

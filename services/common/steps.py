@@ -130,9 +130,6 @@ class StepWriter:
         }
         started = time.perf_counter()
         buffer, tokens, total = "", 0, 0
-        # The last steps go out once the stream has ended: whoever has them may cancel, and a call cancelled
-        # behind its final response holds up Triton's exit.
-        last: list[Written] = []
         async with self._model.generate(prompt, images, parameters, stream=True, seconds=seconds) as chunks:
             async for chunk in chunks:
                 buffer, tokens, total = buffer + chunk.text, tokens + chunk.tokens, total + chunk.tokens
@@ -150,13 +147,11 @@ class StepWriter:
                     *whole, rest = buffer.split(settings.delimiter)
                     for text in filter(str.strip, whole):
                         step = common_pb2.Step(text=text.strip(), tokens=tokens)
-                        last.append(Written(step, _usage(chunk, total, started)))
+                        yield Written(step, _usage(chunk, total, started))
                         tokens = 0
                     if rest.strip() or chunk.finish_reason == "stop":
                         step = self._step(rest, tokens, chunk.finish_reason)
-                        last.append(Written(step, _usage(chunk, total, started)))
-        for written in last:
-            yield written
+                        yield Written(step, _usage(chunk, total, started))
 
     def _step(self, text: str, tokens: int, finish_reason: str | None) -> common_pb2.Step:
         """Reads off how a step ended. Without a stop string at its end, "stop" means end of sequence."""

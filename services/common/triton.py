@@ -5,16 +5,17 @@ stream running when the caller leaves the loop, and wraps every tensor once more
 
 What was learnt with tritonserver 2.51: the header `triton_grpc_error` (real statuses instead of messages in
 the stream) crashes the whole server after a few refused requests, so errors are told apart by their text;
-and a call cancelled behind its final response keeps the server from stopping, so a finished call is read to
-its end.
+a call cancelled behind its final response keeps the server from stopping, so a finished call is left to end
+by itself; and a cancel that meets a response can lock the server up, which `_opening` is for.
 """
 
+import asyncio
 import base64
 import json
 import re
 import struct
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,9 @@ _ERRORS: tuple[tuple[re.Pattern[str], type[ServiceError]], ...] = (
         InvalidRequestError,
     ),
 )
+_OPENING = "opening"
+# How long `close` waits for calls to end by themselves.
+_END_SECONDS = 1.0
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 
 
@@ -114,15 +118,14 @@ class TritonModel:
         self.model = model
         self._channel = open_triton_channel(address, name, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        # The stub's method, but called with one request: a quarter less work than a stream of one.
-        self._infer = self._channel.unary_stream(
-            "/inference.GRPCInferenceService/ModelStreamInfer",
-            request_serializer=service_pb2.ModelInferRequest.SerializeToString,
-            response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
-        )
+        # A call that nobody holds is cancelled by its destructor.
+        self._ending = set[Any]()
 
     async def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await asyncio.gather(*(call.code() for call in self._ending))
         await self._channel.close()
 
     async def load(self, seconds: float, config: dict[str, Any] | None = None) -> None:
@@ -168,15 +171,15 @@ class TritonModel:
         Raises:
             ServiceError: as Triton's status says; BrokenError when it ends without a final piece.
         """
-        request = self._request(prompt, images, parameters, stream=stream)
-        if version is not None:
-            request.model_version = str(version)
-        call = self._infer(request, timeout=seconds)
+        request = self._request(version)
+        _fill(request, prompt, images, parameters, stream=stream)
+        call = self._stub.ModelStreamInfer((self._opening(version), request), timeout=seconds)
         try:
             yield self._chunks(call)
         finally:
             # Leaving an `async for` cancels nothing; without this the model would generate on.
-            call.cancel()
+            if call not in self._ending:
+                call.cancel()
 
     async def complete(
         self,
@@ -212,25 +215,42 @@ class TritonModel:
             raise BrokenError(f"{self.model}: not ready")
         await self.complete("?", (), {"max_tokens": 1, "temperature": 0}, seconds=5)
 
-    async def _chunks(self, call: Any) -> AsyncIterator[Chunk]:
-        finished, failure = False, None
+    async def knock(self, seconds: float) -> None:
+        """Has Triton refuse a request, which takes no model and no queue.
+
+        Raises:
+            ServiceError: it did not; LateError when it says nothing at all.
+        """
         try:
-            # To the end of the call, behind its final response: see above.
+            async for _ in self._stub.ModelStreamInfer((self._opening(None),), timeout=seconds):
+                pass
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, "Triton") from error
+
+    async def _chunks(self, call: Any) -> AsyncIterator[Chunk]:
+        try:
             async for message in call:
-                if message.error_message:
-                    failure = failure or self._error(message.error_message)
-                    continue
                 response = message.infer_response
+                if response.id == _OPENING:
+                    continue
+                if message.error_message:
+                    self._leave(call)
+                    raise self._error(message.error_message)
                 if response.outputs:
                     chunk = _chunk(response)
-                    finished = finished or chunk.finish_reason is not None
+                    if chunk.finish_reason is not None:
+                        self._leave(call)
+                        yield chunk
+                        return
                     yield chunk
         except grpc.aio.AioRpcError as error:
-            raise failure or from_rpc(error, self.model) from error
-        if failure:
-            raise failure
-        if not finished:
-            raise BrokenError(f"{self.model}: ended before its generation was finished")
+            raise from_rpc(error, self.model) from error
+        raise BrokenError(f"{self.model}: ended before its generation was finished")
+
+    def _leave(self, call: Any) -> None:
+        """Lets a call end by itself: nothing more comes of it but its status."""
+        self._ending.add(call)
+        call.add_done_callback(self._ending.discard)
 
     def _error(self, message: str) -> ServiceError:
         """What an error in the stream means; it carries a text only."""
@@ -245,20 +265,45 @@ class TritonModel:
         kind = error_of(grpc.StatusCode[known]) if known else BrokenError
         return kind(text if kind is InvalidRequestError else f"{self.model}: {text}")
 
-    def _request(
-        self, prompt: str, images: Sequence[bytes], parameters: dict[str, Any], *, stream: bool
-    ) -> service_pb2.ModelInferRequest:
-        request = service_pb2.ModelInferRequest(model_name=self.model)
-        _add(request, "text_input", "BYTES", [_packed(prompt.encode())])
-        if images:
-            _add(request, "image", "BYTES", [_packed(base64.b64encode(image)) for image in images])
-        _add(request, "sampling_parameters", "BYTES", [_packed(json.dumps(parameters).encode())])
-        _add(request, "stream", "BOOL", [b"\x01" if stream else b"\x00"])
-        for name in ("exclude_input_in_output", *_RETURNS):
-            _add(request, name, "BOOL", [b"\x01"])
-        if "logprobs" in parameters:
-            _add(request, "return_logprobs", "BOOL", [b"\x01"])
+    def _request(self, version: int | None, request_id: str = "") -> service_pb2.ModelInferRequest:
+        return service_pb2.ModelInferRequest(
+            model_name=self.model,
+            model_version="" if version is None else str(version),
+            id=request_id,
+        )
+
+    def _opening(self, version: int | None) -> service_pb2.ModelInferRequest:
+        """A request that Triton refuses before it reaches the model: the first of every stream.
+
+        Where a stream is cancelled in the very moment in which a response of its *first* request leaves, two
+        threads of Triton take the stream's lock and the request's in different orders, and wait for each
+        other: no stream of any model gets an answer again. (2.51, and as of 2.73 the code is the same:
+        `ModelStreamInferHandler` holds the first request's lock while it looks whether the stream was
+        cancelled.) A second request's lock is not held there.
+        """
+        request = self._request(version, _OPENING)
+        # Without its data.
+        request.inputs.add(name="text_input", datatype="BYTES", shape=[1])
         return request
+
+
+def _fill(
+    request: service_pb2.ModelInferRequest,
+    prompt: str,
+    images: Sequence[bytes],
+    parameters: dict[str, Any],
+    *,
+    stream: bool,
+) -> None:
+    _add(request, "text_input", "BYTES", [_packed(prompt.encode())])
+    if images:
+        _add(request, "image", "BYTES", [_packed(base64.b64encode(image)) for image in images])
+    _add(request, "sampling_parameters", "BYTES", [_packed(json.dumps(parameters).encode())])
+    _add(request, "stream", "BOOL", [b"\x01" if stream else b"\x00"])
+    for name in ("exclude_input_in_output", *_RETURNS):
+        _add(request, name, "BOOL", [b"\x01"])
+    if "logprobs" in parameters:
+        _add(request, "return_logprobs", "BOOL", [b"\x01"])
 
 
 _RETURNS = ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")

@@ -15,7 +15,7 @@ from services.common.pair import Pair
 from services.common.triton import TritonModel
 from services.verifier.settings import VerifierSettings
 from tests.compose.vllm_contract import INPUTS, OUTPUTS, Tensor
-from tests.unit.fake_triton import serving
+from tests.unit.fake_triton import refused, serving
 
 GPU = Path("compose/gpu")
 ROLES = ("draft", "target")
@@ -58,6 +58,9 @@ class Recorder(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         async for request in requests:
+            if not request.raw_input_contents:
+                yield refused(request)
+                continue
             self.requests.append(request)
             response = service_pb2.ModelInferResponse()
             for name, raw in answer().items():

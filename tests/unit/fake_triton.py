@@ -40,6 +40,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     script: Callable[[Seen], list[Say]]
     seen: list[Seen] = field(default_factory=list)
+    refused: int = 0
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -49,6 +50,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         try:
             async for request in requests:
+                if len(request.raw_input_contents) < len(request.inputs):
+                    self.refused += 1
+                    yield refused(request)
+                    continue
                 raw = dict(
                     zip((entry.name for entry in request.inputs), request.raw_input_contents, strict=True)
                 )
@@ -67,6 +72,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+
+def refused(request: Any) -> Any:
+    """What Triton says to a request without its inputs' data."""
+    return service_pb2.ModelStreamInferResponse(
+        error_message="unable to find data for an input tensor",
+        infer_response=service_pb2.ModelInferResponse(id=request.id, model_name=request.model_name),
+    )
 
 
 def _response(say: Say, version: str) -> Any:

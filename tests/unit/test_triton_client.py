@@ -105,3 +105,24 @@ async def test_cancelling_the_task_cancels_the_call() -> None:
             await task
         await asyncio.wait_for(fake.cancelled.wait(), 2)
         await model.close()
+
+
+async def test_a_call_whose_last_piece_is_here_ends_by_itself() -> None:
+    async with serving_triton(lambda _: [Say("a", "stop"), Say(wait=0.1)]) as (fake, address):
+        model = TritonModel(address, "m")
+        async with model.generate("p", [], {}, stream=True, seconds=5) as chunks:
+            async for _ in chunks:
+                break
+        await model.close()
+    assert not fake.cancelled.is_set()
+
+
+async def test_no_request_is_the_first_of_its_stream() -> None:
+    """Triton can lock up where a cancel meets a response of a stream's first request."""
+    async with serving_triton(lambda _: [Say("a", "stop")]) as (fake, address):
+        model = TritonModel(address, "m")
+        for _ in range(2):
+            await model.complete("p", [], {}, seconds=5)
+        await model.close()
+    assert fake.refused == 2
+    assert len(fake.seen) == 2

@@ -16,25 +16,25 @@ reason to lose what the models keep of their prompts.
 
 
 async def locked_up(server: TritonServer) -> None:
-    """Waits until a running Triton is locked up. That it has ended, or cannot be reached, is not that."""
+    """Waits until a running Triton is locked up. That it has ended is not that."""
     # Costs a second of every command's start otherwise.
     from services.common.errors import LateError, ServiceError
     from services.common.triton import TritonModel
 
     name = await asyncio.to_thread(_name, server.tls) if server.tls else ""
     triton = TritonModel(server.grpc_address, "none", name, server.tls)
-    silent = 0
+    silent, answered = 0, False
     try:
         while silent < PATIENCE:
             await asyncio.sleep(EVERY_SECONDS)
             try:
                 await triton.knock(EVERY_SECONDS)
-            except LateError:
-                silent += 1
-            except ServiceError:
-                silent = 0
+            except ServiceError as error:
+                # A connection may break off or not come about, for the same reason; but one that never did
+                # has another, such as a certificate.
+                silent = silent + 1 if server.pid and (answered or isinstance(error, LateError)) else 0
             else:
-                silent = 0
+                silent, answered = 0, True
     finally:
         await triton.close()
 

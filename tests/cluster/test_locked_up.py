@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "EVERY_SECONDS", 1.0)
+    monkeypatch.setattr(guard, "EVERY_SECONDS", 0.7)
 
 
 async def test_a_cluster_starts_it_anew_and_loses_no_session() -> None:
@@ -33,7 +33,7 @@ async def test_a_cluster_starts_it_anew_and_loses_no_session() -> None:
     ):
         watching = asyncio.create_task(cluster.watch(told.append))
         asking = asyncio.create_task(client.ask(question.text, images=[question.image]))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2)
         before = cluster.pids()["triton"]
         # All its threads are held, as those that take streams are in a Triton that is locked up.
         cluster.triton.signal(signal.SIGSTOP)

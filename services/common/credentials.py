@@ -3,14 +3,9 @@
 import ssl
 
 import grpc
-import structlog
 
-from dreamr.errors import TlsError
 from dreamr.tls import Pem, Tls
-
-log = structlog.get_logger()
-
-_Stamp = tuple[tuple[int, int], ...]
+from services.common.reread import Reread
 
 
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
@@ -23,9 +18,9 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
         OSError: a file is not there.
         TlsError: a file cannot be used.
     """
-    files = _Files(tls)
+    files = _files(tls)
     return grpc.dynamic_ssl_server_credentials(
-        files.first,
+        files.current(),
         files.renewed,  # type: ignore[arg-type]  # None, for no change, is missing from the stubs
         require_client_authentication=tls.ca is not None,
     )
@@ -52,7 +47,7 @@ def server_context(tls: Tls, *, asks_clients: bool) -> ssl.SSLContext:
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
-    files = _Files(tls)
+    files = _files(tls)
     first = latest = made()
 
     def renew(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
@@ -66,33 +61,10 @@ def server_context(tls: Tls, *, asks_clients: bool) -> ssl.SSLContext:
     return first
 
 
-class _Files:
-    """A server's files, as they were last read."""
-
-    def __init__(self, tls: Tls) -> None:
-        self._tls = tls
-        self._stamp = self._look()
-        self.first = _configuration(tls.read())
-
-    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What the files hold, if they have changed. gRPC asks at each new connection, in its own threads."""
-        try:
-            # Looked at before they are read, so that a change in between is seen the next time.
-            stamp = self._look()
-            if stamp == self._stamp:
-                return None
-            self._stamp = stamp
-            found = _configuration(self._tls.read())
-        except (OSError, TlsError) as error:
-            # Half of a renewal, perhaps: the other half is a change again.
-            log.warning("certificate not renewed", reason=str(error))
-            return None
-        log.info("certificate renewed", path=str(self._tls.cert))
-        return found
-
-    def _look(self) -> _Stamp:
-        paths = filter(None, (self._tls.ca, self._tls.cert, self._tls.key))
-        return tuple((status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in paths))
+def _files(tls: Tls) -> Reread[grpc.ServerCertificateConfiguration]:
+    """A server's files. gRPC asks for them at each new connection, in its own threads."""
+    paths = filter(None, (tls.ca, tls.cert, tls.key))
+    return Reread("certificate", paths, lambda: _configuration(tls.read()))
 
 
 def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:

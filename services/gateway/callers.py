@@ -8,13 +8,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-import structlog
-
-from dreamr.errors import KeyFileError
-from dreamr.keys import Key, KeyFile, Limits, digest_of
+from dreamr.keys import KeyFile, Limits, digest_of
 from services.common.errors import UnauthenticatedError
-
-log = structlog.get_logger()
+from services.common.reread import Reread
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -47,13 +43,7 @@ class Callers:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._stamp: tuple[int, int] | None = None
-        self._keys: dict[str, Key] = {}
-        self._callers: dict[str, Caller] = {}
-        if path:
-            self._stamp = _stamp_of(path)
-            self._take(KeyFile.load(path))
+        self._known = Reread("keys", [path], lambda: _Known(KeyFile.load(path))) if path else None
 
     def admit(self, method: str, metadata: Metadata) -> None:
         """Refuses a call before its request is read; see `of` for what it raises."""
@@ -65,49 +55,31 @@ class Callers:
         Raises:
             UnauthenticatedError: there is no key, or it is none of ours, or not any more.
         """
-        if not self._path:
+        if not self._known:
             return Caller()
-        self._refresh(self._path)
+        known = self._known.current()
         given = next((value for name, value in metadata if name == "authorization"), None)
         if not isinstance(given, str):
             raise UnauthenticatedError("an API key is needed, as `authorization: Bearer KEY`")
         scheme, _, secret = given.partition(" ")
         parts = secret.split("_", 2)
-        key = self._keys.get(parts[1]) if scheme.lower() == "bearer" and len(parts) == 3 else None
+        key = known.keys.get(parts[1]) if scheme.lower() == "bearer" and len(parts) == 3 else None
         if not key or not hmac.compare_digest(key.digest, digest_of(secret)):
             raise UnauthenticatedError("the API key is not known")
         if (state := key.state(datetime.now(UTC))) != "valid":
             raise UnauthenticatedError(f"the API key {key.id} is {state}")
-        return self._callers[key.caller]
+        return known.callers[key.caller]
 
     def of_session(self, session_id: str) -> Caller:
         """Whose a session is, as far as they are still known; an unlimited nobody otherwise."""
-        owners = (caller for caller in self._callers.values() if caller.owns(session_id))
-        return next(owners, Caller())
-
-    def _refresh(self, path: Path) -> None:
-        try:
-            # Looked at before it is read, so that a change in between is seen the next time.
-            stamp = _stamp_of(path)
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
-            self._take(KeyFile.load(path))
-        except KeyFileError as error:
-            # Nobody is let in or locked out by half a file: the last whole one counts.
-            log.error("keys not read", reason=str(error))
-        else:
-            log.info("keys read", valid=len(self._keys))
-
-    def _take(self, found: KeyFile) -> None:
-        self._keys = {key.id: key for key in found.keys}
-        names = {key.caller for key in found.keys}
-        self._callers = {name: Caller(name, found.callers.get(name, Limits())) for name in names}
+        callers = self._known.current().callers.values() if self._known else ()
+        return next((caller for caller in callers if caller.owns(session_id)), Caller())
 
 
-def _stamp_of(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise KeyFileError(f"keys: cannot read {path}: {error.strerror}") from error
-    return status.st_mtime_ns, status.st_ino
+class _Known:
+    """Keys by their ids, and the callers by their names."""
+
+    def __init__(self, file: KeyFile) -> None:
+        self.keys = {key.id: key for key in file.keys}
+        names = {key.caller for key in file.keys}
+        self.callers = {name: Caller(name, file.callers.get(name, Limits())) for name in names}

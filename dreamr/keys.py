@@ -4,9 +4,7 @@ The file is JSON: the callers with their limits, and the keys, each of one calle
 it has changed, so a key is rotated by adding a second one to its caller, and revoking the first.
 """
 
-import fcntl
 import hashlib
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from dreamr.errors import KeyFileError
+from dreamr.files import only_one, replace
 
 PREFIX = "dreamr"
 """What every key begins with, so that scanners for leaked secrets find it."""
@@ -98,15 +97,10 @@ class KeyFile(BaseModel):
             OSError: it cannot be written.
         """
         # Two commands at once must not undo each other's work.
-        with path.with_name(f"{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with only_one(path):
             found = cls.load(path) if path.exists() else cls()
             yield found
-            # A gateway reads the old file or the new one, and nothing in between.
-            fresh = path.with_name(f"{path.name}.new")
-            fresh.touch(mode=0o600)
-            fresh.write_text(found.model_dump_json(indent=2, exclude_none=True) + "\n")
-            os.replace(fresh, path)
+            replace(path, found.model_dump_json(indent=2, exclude_none=True).encode() + b"\n", 0o600)
 
     def add(self, caller: str, days: int | None = None) -> str:
         """A new key of a caller; the only time that it can be seen."""

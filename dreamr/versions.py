@@ -1,16 +1,13 @@
 """Which versions of the draft write for which sessions: a file that draft services read."""
 
-import fcntl
 import hashlib
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dreamr.errors import VersionFileError
+from dreamr.files import replace
 
 NAME = "versions.json"
 """Beside `config.pbtxt` in the draft's folder of Triton's repository."""
@@ -53,9 +50,7 @@ class VersionFile(BaseModel):
 
     def save(self, path: Path) -> None:
         """Writes the file in one piece: who reads it finds the old one or the new one."""
-        fresh = path.with_name(f"{path.name}.new")
-        fresh.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n")
-        os.replace(fresh, path)
+        replace(path, self.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
 
     @property
     def used(self) -> list[int]:
@@ -67,14 +62,6 @@ class VersionFile(BaseModel):
         if self.candidate and _place(session_id) < self.share:
             return self.candidate
         return self.stable
-
-
-@contextmanager
-def only_one(path: Path) -> Iterator[None]:
-    """Keeps a second command that changes the file waiting for the block."""
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _place(session_id: str) -> float:

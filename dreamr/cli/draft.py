@@ -16,8 +16,9 @@ from rich.table import Table
 from dreamr.cli.running import TlsOption, check_addresses, progress
 from dreamr.cluster.triton import MODELS
 from dreamr.cluster.versions import versions
+from dreamr.files import only_one, replace
 from dreamr.tls import Tls
-from dreamr.versions import NAME, VersionFile, only_one
+from dreamr.versions import NAME, VersionFile
 
 app = typer.Typer(
     help="Versions of the draft: a new one is loaded beside the old one, gets a share of the sessions, "
@@ -144,9 +145,7 @@ def _set_policy(model: Path, used: list[int]) -> None:
     path = model / "config.pbtxt"
     line = f"version_policy: {{ specific: {{ versions: [ {', '.join(map(str, used))} ] }} }}\n"
     rest = _POLICY.sub("", path.read_text())
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(f"{rest.rstrip()}\n{line}")
-    fresh.replace(path)
+    replace(path, f"{rest.rstrip()}\n{line}".encode())
 
 
 async def _load(triton: str | None, tls: Path | None) -> None:

@@ -1,6 +1,5 @@
 """A certificate authority for trying and testing: it issues each role a certificate."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dreamr.errors import TlsError
+from dreamr.files import replace
 from dreamr.tls import ROLES, SERVERS, Tls
 
 CA_DAYS = 3650
@@ -74,8 +74,8 @@ class Authority:
         files = folder / "ca.pem", folder / _CA_KEY
         if not any(path.exists() for path in files):
             made = cls.make()
-            _replace(files[1], _key_pem(made.key), 0o600)
-            _replace(files[0], made.certificate.public_bytes(Encoding.PEM), 0o644)
+            replace(files[1], _key_pem(made.key), 0o600)
+            replace(files[0], made.certificate.public_bytes(Encoding.PEM), 0o644)
             return made
         cert, key = (path.read_bytes() for path in files)
         try:
@@ -124,8 +124,8 @@ class Authority:
         files = Tls.of(folder, role)
         assert files.cert
         assert files.key
-        _replace(files.key, _key_pem(key), 0o600)
-        _replace(files.cert, certificate.public_bytes(Encoding.PEM), 0o644)
+        replace(files.key, _key_pem(key), 0o600)
+        replace(files.cert, certificate.public_bytes(Encoding.PEM), 0o644)
         return end
 
 
@@ -166,12 +166,3 @@ def _builder(
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _replace(path: Path, data: bytes, mode: int) -> None:
-    """Writes a file whole or not at all: a service may read it at any time."""
-    scratch = path.with_suffix(".new")
-    scratch.unlink(missing_ok=True)
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-    scratch.replace(path)

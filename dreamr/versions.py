@@ -1,6 +1,5 @@
 """Which versions of the draft write for which sessions: a file that draft services read."""
 
-import hashlib
 from pathlib import Path
 from typing import Self
 
@@ -8,9 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dreamr.errors import VersionFileError
 from dreamr.files import replace
+from dreamr.lot import lot
 
 NAME = "versions.json"
 """Beside `config.pbtxt` in the draft's folder of Triton's repository."""
+MAX_VERSION = 1_000_000_000
 
 
 class VersionFile(BaseModel):
@@ -59,12 +60,6 @@ class VersionFile(BaseModel):
 
     def of(self, session_id: str) -> int | None:
         """A session's version: the same at every draft worker, and while shares grow."""
-        if self.candidate and _place(session_id) < self.share:
+        if self.candidate and lot(session_id, "draft") < self.share:
             return self.candidate
         return self.stable
-
-
-def _place(session_id: str) -> float:
-    """A session's place within 0..1, excluding 1."""
-    digest = hashlib.blake2b(session_id.encode(), digest_size=8, person=b"draft").digest()
-    return int.from_bytes(digest) / (1 << 64)

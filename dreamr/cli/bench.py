@@ -1,6 +1,5 @@
 """`dreamr bench`"""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +16,7 @@ from dreamr.cli.running import (
     cluster_at,
     progress,
     run,
+    write_report,
 )
 from dreamr.client import AsyncClient
 
@@ -80,9 +80,7 @@ def bench(
             "not with --address: its cluster has the workers that it has", param_hint="--draft-workers"
         )
     report = run(_bench(address, tls, pair, names, questions, seed, file, levels, workers, governor))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(out, report)
     if plots is not None:
         for path in draw(report, plots):
             progress.print(f"drawn: {path}")

@@ -1,6 +1,5 @@
 """`dreamr calibrate`"""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from dreamr.cli.running import AddressOption, PairOption, TlsOption, cluster_at, progress, run
+from dreamr.cli.running import AddressOption, PairOption, TlsOption, cluster_at, progress, run, write_report
 from dreamr.client import AsyncClient
 from dreamr.cluster.pairs import PairFiles
 
@@ -99,9 +98,7 @@ def calibrate(
             seed=seed,
         )
     )
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(out, report)
     if plots is not None:
         for path in draw(report, plots):
             progress.print(f"drawn: {path}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from dreamr.cli.running import PairOption, progress, run
+from dreamr.cli.running import PairOption, progress, run, write_report
 
 
 def chaos(
@@ -56,10 +56,7 @@ def chaos(
                 on_answer=lambda: bar.advance(task),
             )
         )
-    text = json.dumps(report, indent=2) + "\n"
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text)
-    sys.stdout.write(text)
+    write_report(out, report)
+    sys.stdout.write(json.dumps(report, indent=2) + "\n")
     if any(report[name] for name in BAD):
         raise typer.Exit(1)

@@ -1,6 +1,5 @@
 """`dreamr fuzz`"""
 
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dreamr.cli.running import progress, run
+from dreamr.cli.running import progress, run, write_report
 
 
 def fuzz(
@@ -41,9 +40,7 @@ def fuzz(
                 on_request=lambda: bar.advance(task),
             )
         )
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(out, report)
     console = Console(file=sys.stdout, width=150, highlight=False)
     for name in ("plaintext", "tls"):
         if name in report:

@@ -1,6 +1,7 @@
 """Runs a command against a cluster: the one that is named, or one of its own."""
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -68,6 +69,13 @@ class Target:
     address: str
     cluster: Cluster | None
     tls: Tls | None
+
+
+def write_report(path: Path | None, report: dict[str, Any]) -> None:
+    """Writes a report as JSON, in a folder that need not be there; without a path it does not."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def room_for(sessions: int) -> dict[str, str]:

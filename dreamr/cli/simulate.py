@@ -1,6 +1,5 @@
 """`dreamr simulate`"""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from dreamr.cli.running import progress
+from dreamr.cli.running import progress, write_report
 
 
 def simulate(
@@ -23,9 +22,7 @@ def simulate(
         task = bar.add_task("sessions", total=sessions)
         result = play(sessions, seed, lambda count: bar.advance(task, count))
     report = result.to_json()
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(out, report)
     faults = ", ".join(f"{count} {kind}" for kind, count in report["faults"].items())
     sys.stdout.write(
         f"{result.sessions} sessions, {result.answered} answered, {result.seconds:.0f} virtual seconds\n"

@@ -30,30 +30,21 @@ REQUEST_SECONDS = 30.0
 """How long a request may be on its way once its call has begun."""
 
 Check = Callable[[str, "grpc.aio.ServicerContext[Any, Any]"], None]
-"""Gets a call's full method name and its context; raises ServiceError when the handler is not to run."""
-
-Admit = Callable[[str, Any], None]
-"""Gets a call's full method name and its metadata; raises ServiceError when not even its request is read."""
+"""Gets a call's full method name and its context; raises ServiceError when not even its request is read."""
 
 RETRY_KEY = "grpc-retry-pushback-ms"
 """Trailing metadata (gRFC A6): when an overloaded server is worth another try."""
-
-
-def anyone(method: str, context: Any) -> None:
-    """A check that everybody passes."""
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method, those of health and reflection as well; they are not checked.
 
     Args:
-        check: whether a call may go on.
-        admit: whether its request is to be read at all.
+        checks: each tells, before its request is read, whether a call may go on.
     """
 
-    def __init__(self, check: Check = anyone, admit: Admit = anyone) -> None:
-        self._check = check
-        self._admit = admit
+    def __init__(self, *checks: Check) -> None:
+        self._checks = checks
         self._running: set[asyncio.Task[Any]] = set()
 
     async def idle(self, seconds: float) -> None:
@@ -92,8 +83,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
     def _allow(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Raises ServiceError where a call of ours is not to go on; its request has not been read then."""
         if method.startswith("/dreamr."):
-            self._admit(method, context.invocation_metadata())
-            self._check(method, context)
+            for check in self._checks:
+                check(method, context)
 
     def _watched(self, behaviour: Any) -> Any:
         """The same behaviour, known to `idle` while it runs. gRPC runs each call in a task of its own."""

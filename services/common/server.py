@@ -23,7 +23,7 @@ from services.common.errors import OverloadedError
 from services.common.grpc_server import open_server
 from services.common.health import Health
 from services.common.identity import check_caller
-from services.common.interceptor import Admit, StatusInterceptor, anyone
+from services.common.interceptor import Check, StatusInterceptor
 from services.common.loop_lag import watched_loop
 from services.common.settings import ServiceSettings
 
@@ -72,29 +72,31 @@ LAST_WORDS_SECONDS = 3.0
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
-def run(settings: ServiceSettings, service: str, open_service: Open, admit: Admit = anyone) -> None:
+def run(settings: ServiceSettings, service: str, open_service: Open, *checks: Check) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
 
     Args:
         service: full name, such as `dreamr.v1.DraftService`.
-        admit: see StatusInterceptor.
+        checks: see StatusInterceptor.
 
     Exits with 1 when the service cannot start.
     """
     logs.configure(service.rsplit(".", 1)[-1], settings.log_format, settings.log_level)
     runner = uvloop.run if settings.loop == "uvloop" else asyncio.run
     try:
-        runner(_serve(settings, service, open_service, admit))
+        runner(_serve(settings, service, open_service, *checks))
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         log.error("cannot start", reason=str(error) or type(error).__name__)
         raise SystemExit(1) from error
 
 
-async def _serve(settings: ServiceSettings, service: str, open_service: Open, admit: Admit = anyone) -> None:
+async def _serve(settings: ServiceSettings, service: str, open_service: Open, *checks: Check) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    interceptor = StatusInterceptor(check_caller if settings.tls_ca else anyone, admit)
+    if settings.tls_ca:
+        checks = (check_caller, *checks)
+    interceptor = StatusInterceptor(*checks)
     server = open_server([interceptor], SERVER_OPTIONS, settings.max_calls)
     health = Health(service)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from dreamr.v1 import draft_pb2, draft_pb2_grpc
+from dreamr.versions import MAX_VERSION
 from services.common import logs
 from services.common.answers import AnswerWriter
 from services.common.pair import ReasoningSettings
@@ -16,7 +17,6 @@ from services.common.validation import check_context, check_range, check_samplin
 from services.draft.shares import VersionShares
 
 MAX_STEPS = 64
-MAX_VERSION = 1_000_000_000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

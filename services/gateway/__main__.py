@@ -51,7 +51,7 @@ def main() -> None:
             await cluster.close()
             await store.close()
 
-    run(settings, "dreamr.v1.ReasoningService", open_service, callers.admit)
+    run(settings, "dreamr.v1.ReasoningService", open_service, callers.check)
 
 
 def _open_store(settings: GatewaySettings) -> Store:

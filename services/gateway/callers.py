@@ -2,17 +2,18 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import grpc
 
 from dreamr.keys import KeyFile, Limits, digest_of
 from services.common.errors import UnauthenticatedError
 from services.common.reread import Reread
-
-Metadata = Iterable[tuple[str, str | bytes]]
+from services.gateway.call import Metadata
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Callers:
     def __init__(self, path: Path | None) -> None:
         self._known = Reread("keys", [path], lambda: _Known(KeyFile.load(path))) if path else None
 
-    def admit(self, method: str, metadata: Metadata) -> None:
+    def check(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Refuses a call before its request is read; see `of` for what it raises."""
-        self.of(metadata)
+        self.of(context.invocation_metadata() or ())
 
     def of(self, metadata: Metadata) -> Caller:
         """Who calls, by the key in `authorization: Bearer KEY`.

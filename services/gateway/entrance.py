@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from services.common import logs
 from services.gateway.admission import Admission
 from services.gateway.budgets import Budgets
-from services.gateway.callers import Caller, Callers, Metadata
+from services.gateway.call import Metadata
+from services.gateway.callers import Caller, Callers
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dreamr.v1 import common_pb2, gateway_pb2
+from dreamr.versions import MAX_VERSION
 from services.common.errors import InvalidRequestError
 from services.common.pair import Pair
 from services.common.validation import check_range, check_sampling
@@ -16,7 +17,6 @@ MAX_WINDOW = 16
 MAX_WIDTH = 8
 MAX_STEPS = 256
 MAX_REASONING_TOKENS = 1 << 20
-MAX_VERSION = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from dreamr.lot import lot
 from services.gateway.messages import Event, Judged, RivalDone, Start, StartRival, StartVerdict
 
 log = structlog.get_logger()
@@ -88,8 +89,7 @@ class Recorder:
 
     def begin(self, session_id: str, question: str, images: Sequence[bytes]) -> Recording | None:
         """A session's recording; None for one that is not drawn, or when the folder is full."""
-        digest = hashlib.blake2b(session_id.encode(), digest_size=8, person=b"record").digest()
-        if int.from_bytes(digest) / (1 << 64) >= self._share or self._bytes >= self._max_bytes:
+        if lot(session_id, "record") >= self._share or self._bytes >= self._max_bytes:
             return None
         return Recording(question, images)
 

@@ -90,7 +90,7 @@ async def gateway(
         def add(server: grpc.aio.Server) -> None:
             gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(service, server)
 
-        interceptor = StatusInterceptor(admit=callers.admit)
+        interceptor = StatusInterceptor(callers.check)
         async with (
             serving(add, make=open_server, interceptors=[interceptor], options=SERVER_OPTIONS) as front,
             service.adopting(),

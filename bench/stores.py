@@ -57,7 +57,7 @@ async def _appends(store: ScriptedStore, count: int) -> float:
     """Steps a second, for sessions at the same time."""
 
     async def session(name: str) -> None:
-        fence = await store.create(name, b"request", (), 60)
+        fence = await store.create(name, b"request", (), 60, "bench")
         for index in range(count // SESSIONS):
             assert await store.append(name, fence, index, _STEP) is Appended.DONE
 

@@ -145,7 +145,7 @@ class Ledger:
             if call.sender != session.owner or int(call.arguments[0]) != session.fence:
                 self.wrong.append(f"{session_id}: {call.script} by {call.sender} beside {session.owner}")
         elif name in (b"HSET", b"HINCRBY", b"DEL", b"LSET", b"LPUSH", b"LTRIM") and (
-            not call or call.script not in ("TAKE_OVER", "CANCEL")
+            not call or call.script not in ("TAKE_OVER", "CANCEL", "END")
         ):
             self.wrong.append(f"{session_id}: {name.decode()} by no script that may")
 

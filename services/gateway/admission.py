@@ -17,8 +17,6 @@ _ENOUGH = 8
 # When a place may come free, where nothing is known.
 _GUESS_SECONDS = 1.0
 
-_NOBODY = Caller()
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiter:
@@ -72,17 +70,22 @@ class Admission:
             self._seconds.add(clock() - begun)
             self._release(caller)
 
+    @property
+    def idle(self) -> bool:
+        """Whether a place is free that nobody waits for."""
+        return not self.waiting and self._running.total() < self._max_sessions
+
     @asynccontextmanager
-    async def try_place(self) -> AsyncIterator[bool]:
+    async def try_place(self, caller: Caller) -> AsyncIterator[bool]:
         """Holds a place for the block if one is free that nobody waits for; tells whether."""
-        if self.waiting or not self._may_run(_NOBODY):
+        if not self.idle or not self._may_run(caller):
             yield False
             return
-        self._take(_NOBODY)
+        self._take(caller)
         try:
             yield True
         finally:
-            self._release(_NOBODY)
+            self._release(caller)
 
     def _may_run(self, caller: Caller) -> bool:
         most, running = caller.limits.max_sessions, self._running[caller.name]

@@ -10,6 +10,7 @@ import structlog
 
 from services.common.errors import ServiceError
 from services.gateway.admission import Admission
+from services.gateway.callers import Caller
 from services.gateway.store import Store, StoreError
 
 log = structlog.get_logger()
@@ -22,15 +23,22 @@ class Adoption:
     """Looks for orphans at its start, then again and again.
 
     Args:
+        owner: whose a session is, by its id: it takes one of that caller's places.
         adopt: takes a session over, if it still is an orphan, and works on it.
         seconds: between two looks at the store, on the average; gateways keep out of step.
     """
 
     def __init__(
-        self, store: Store, admission: Admission, adopt: Callable[[str], Awaitable[None]], seconds: float
+        self,
+        store: Store,
+        admission: Admission,
+        owner: Callable[[str], Caller],
+        adopt: Callable[[str], Awaitable[None]],
+        seconds: float,
     ) -> None:
         self._store = store
         self._admission = admission
+        self._owner = owner
         self._adopt = adopt
         self._seconds = seconds
         self._orphans: deque[str] = deque(maxlen=_REMEMBERED)
@@ -53,10 +61,13 @@ class Adoption:
 
     async def _next(self, group: asyncio.TaskGroup) -> None:
         """One orphan, if there is a place for it; another task looks for the one behind it meanwhile."""
-        async with self._admission.try_place() as free:
-            if not free or (session_id := await self._found()) is None:
+        if not self._admission.idle or (session_id := await self._found()) is None:
+            return
+        group.create_task(self._next(group), name="adoption")
+        async with self._admission.try_place(self._owner(session_id)) as free:
+            if not free:
+                # It runs as many as it may. The store will tell of this one again.
                 return
-            group.create_task(self._next(group), name="adoption")
             try:
                 await self._adopt(session_id)
             except ServiceError as failure:
@@ -71,4 +82,6 @@ class Adoption:
                 self._orphans.extend(await self._store.orphans(_AT_ONCE))
         except StoreError as error:
             log.info("no look for orphans", reason=str(error))
+        except Exception as error:
+            log.error("looking for orphans failed", exc_info=error)
         return self._orphans.popleft() if self._orphans else None

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.gateway.store import LOOK_SECONDS, Appended, Hold, Status, StoredSession
+from services.gateway.store import LOOK_SECONDS, Appended, Hold, Status, StoredSession, content_names
 
 
 class MemoryStore:
@@ -23,6 +23,7 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._sessions: dict[str, StoredSession] = {}
+        self._owners: dict[str, str] = {}
         self._leases: dict[str, float] = {}
         # Of sessions that ended or were let go of, in that order: their timers and sizes in bytes.
         self._left: dict[str, tuple[asyncio.TimerHandle, int]] = {}
@@ -30,12 +31,21 @@ class MemoryStore:
         self._due: dict[str, float] = {}
 
     async def create(
-        self, session_id: str, request: bytes, images: Sequence[bytes], lease_seconds: float
+        self,
+        session_id: str,
+        request: bytes,
+        images: Sequence[bytes],
+        lease_seconds: float,
+        owner: str,
     ) -> int:
         """See Store."""
-        if session_id in self._sessions:
-            return 0
-        self._sessions[session_id] = StoredSession(request, Status.RUNNING, 1, images=tuple(images))
+        if session := self._sessions.get(session_id):
+            again = session.status is Status.RUNNING and self._owners[session_id] == owner
+            return session.fence if again else 0
+        self._sessions[session_id] = StoredSession(
+            request, Status.RUNNING, 1, image_names=tuple(content_names(images)), images=tuple(images)
+        )
+        self._owners[session_id] = owner
         self._lease(session_id, lease_seconds)
         return 1
 
@@ -53,14 +63,17 @@ class MemoryStore:
             self._list(session_id)
         return Hold.OURS
 
-    async def take_over(self, session_id: str, lease_seconds: float) -> int:
+    async def take_over(self, session_id: str, lease_seconds: float, owner: str) -> int:
         """See Store."""
         session = self._sessions.get(session_id)
-        if session is None or session.status is not Status.RUNNING or self._held(session_id):
+        if session is None or session.status is not Status.RUNNING:
             return 0
+        if self._held(session_id):
+            return session.fence if self._owners[session_id] == owner else 0
         self._sessions[session_id] = replace(
             session, fence=session.fence + 1, takeovers=session.takeovers + 1
         )
+        self._owners[session_id] = owner
         self._lease(session_id, lease_seconds)
         return session.fence + 1
 
@@ -84,7 +97,7 @@ class MemoryStore:
             return Appended.REPEATED
         if index != len(session.steps):
             return Appended.WRONG_INDEX
-        self._sessions[session_id] = replace(session, steps=(*session.steps, step))
+        self._sessions[session_id] = replace(session, steps=(*session.steps, step), takeovers=0)
         return Appended.DONE
 
     async def end(self, session_id: str, fence: int, status: Status, outcome: bytes = b"") -> bool:
@@ -92,7 +105,7 @@ class MemoryStore:
         session = self._sessions.get(session_id)
         if session is None or session.fence != fence or session.status is not Status.RUNNING:
             return False
-        self._sessions[session_id] = replace(session, status=status, outcome=outcome)
+        self._sessions[session_id] = replace(session, status=status, outcome=outcome, images=())
         self._list(session_id)
         return True
 
@@ -139,6 +152,7 @@ class MemoryStore:
     def _forget(self, session_id: str) -> None:
         self._unlist(session_id)
         self._leases.pop(session_id, None)
+        self._owners.pop(session_id, None)
         self._sessions.pop(session_id, None)
 
     def _list(self, session_id: str) -> None:

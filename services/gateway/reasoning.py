@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import structlog
 
 from dreamr.v1 import common_pb2, gateway_pb2
-from services.common.errors import InvalidRequestError, LateError, ServiceError, UnavailableError
+from services.common.errors import (
+    InvalidRequestError,
+    LateError,
+    ServiceError,
+    SessionCancelledError,
+    UnavailableError,
+)
 from services.gateway import convert, metrics
 from services.gateway.cluster_parts import Cluster, ClusterParts
 from services.gateway.driver import Driver
@@ -75,10 +81,11 @@ class Reasoning:
         if self._draining:
             raise UnavailableError("this gateway is shutting down; ask another one")
 
-    def abort(self, session_id: str, why: ServiceError) -> None:
-        """Ends a session, if it is one of ours."""
+    def abort(self, session_id: str, why: ServiceError) -> bool:
+        """Ends a session, if it is one of ours; tells whether it is."""
         if driver := self._drivers.get(session_id):
             driver.abort(why)
+        return driver is not None
 
     async def run(self, session: Session, task: Task, send: Send) -> None:
         """Works on a session to its end, or until it must be let go of.
@@ -211,13 +218,16 @@ class Reasoning:
         finished: gateway_pb2.Finished | None,
     ) -> None:
         """What the target refused has ended; what only could not go on here may be resumed."""
-        if finished and status is Status.FINISHED:
-            if not await session.end(status, finished) and len(self._late) < _MOST_LATE:
-                # Its client need not wait for the store, nor the next session for its place.
-                task = asyncio.create_task(session.end(status, finished, patience=_LATE_SECONDS))
-                self._late.add(task)
-                task.add_done_callback(self._late.discard)
-        elif isinstance(failure, InvalidRequestError):
-            await session.end(Status.FAILED)
-        else:
+        if isinstance(failure, InvalidRequestError):
+            status, finished = Status.FAILED, None
+        elif isinstance(failure, SessionCancelledError):
+            # Mostly the store knows already.
+            status, finished = Status.CANCELLED, None
+        elif not (finished and status is Status.FINISHED):
             await session.release()
+            return
+        if not await session.end(status, finished) and len(self._late) < _MOST_LATE:
+            # Its client need not wait for the store, nor the next session for its place.
+            task = asyncio.create_task(session.end(status, finished, patience=_LATE_SECONDS))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)

@@ -1,8 +1,9 @@
 """What Redis does for sessions, each as one script: all of it happens, or nothing.
 
 Keys, all of one session under one `{id}` hash tag so that they share a cluster's slot: `dreamr:{id}:session`
-(hash: request, status, fence, take-overs, leased until, outcome, and the images' content hashes in order),
-`dreamr:{id}:steps` (list) and `dreamr:{id}:images` (hash: content hash to bytes). They expire together.
+(hash: request, status, fence, owner, take-overs, leased until, outcome, and the images' content hashes in
+order), `dreamr:{id}:steps` (list) and `dreamr:{id}:images` (hash: content hash to bytes). They expire
+together.
 
 `dreamr:background` (sorted set: session id by the time to look at it, in ms) is in another slot, and so never
 changes together with a session. It is a list of hints, which heals: who holds a session puts it there again
@@ -19,15 +20,18 @@ local index, length = tonumber(ARGV[2]), redis.call('LLEN', KEYS[2])
 if index < length and redis.call('LINDEX', KEYS[2], index) == ARGV[3] then return 'repeated' end
 if index ~= length then return 'wrong_index' end
 redis.call('RPUSH', KEYS[2], ARGV[3])
+redis.call('HDEL', KEYS[1], 'takeovers')
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[4]) end
 return 'done'
 """
 
-# KEYS: session, steps, images. ARGV: fence, status, outcome, seconds to live.
+# KEYS: session, steps, images. ARGV: fence, status, outcome, seconds to live. Nobody goes on with it: its
+# images, which are most of it, go at once.
 END = """
 local found = redis.call('HMGET', KEYS[1], 'fence', 'status')
 if found[1] ~= ARGV[1] or found[2] ~= 'running' then return 0 end
 redis.call('HSET', KEYS[1], 'status', ARGV[2], 'outcome', ARGV[3])
+redis.call('DEL', KEYS[3])
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[4]) end
 return 1
 """
@@ -38,18 +42,21 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# KEYS: session, images. ARGV: request, images' hashes in order, lease in ms, seconds to live, then hash and
-# content of each image. The first fence is the time in microseconds: where a store has lost everything and a
-# session is stored anew, it must be above all that the session ever had.
+# KEYS: session, images. ARGV: request, images' hashes in order, lease in ms, seconds to live, owner, then
+# hash and content of each image. Its owner may not have heard of it the first time. The first fence is the
+# time in microseconds: where a store has lost everything and a session is stored anew, it must be above all
+# that the session ever had.
 CREATE = (
     _NOW
     + """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+local found = redis.call('HMGET', KEYS[1], 'status', 'fence', 'owner')
+if found[1] == 'running' and found[3] == ARGV[5] then return tonumber(found[2]) end
+if found[1] then return 0 end
 local fence = time[1] * 1000000 + time[2]
 redis.call('HSET', KEYS[1], 'request', ARGV[1], 'status', 'running', 'fence', fence, 'images', ARGV[2],
-    'leased', now + ARGV[3])
+    'leased', now + ARGV[3], 'owner', ARGV[5])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
-for at = 5, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end
+for at = 6, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 return fence
 """
@@ -69,13 +76,15 @@ return 'ours'
 """
 )
 
-# KEYS: session. ARGV: lease in ms. A new fence, only where a session runs that nobody holds.
+# KEYS: session. ARGV: lease in ms, owner. A new fence, only where a session runs that nobody holds, or the
+# one that this owner was given before and has not heard of. Take-overs are counted until there is a step.
 TAKE_OVER = (
     _NOW
     + """
-local found = redis.call('HMGET', KEYS[1], 'status', 'leased')
-if found[1] ~= 'running' or tonumber(found[2]) > now then return 0 end
-redis.call('HSET', KEYS[1], 'leased', now + ARGV[1])
+local found = redis.call('HMGET', KEYS[1], 'status', 'leased', 'owner', 'fence')
+if found[1] ~= 'running' then return 0 end
+if tonumber(found[2]) > now then return found[3] == ARGV[2] and tonumber(found[4]) or 0 end
+redis.call('HSET', KEYS[1], 'leased', now + ARGV[1], 'owner', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'takeovers', 1)
 return redis.call('HINCRBY', KEYS[1], 'fence', 1)
 """
@@ -85,6 +94,7 @@ return redis.call('HINCRBY', KEYS[1], 'fence', 1)
 CANCEL = """
 if redis.call('HGET', KEYS[1], 'status') ~= 'running' then return 0 end
 redis.call('HSET', KEYS[1], 'status', 'cancelled')
+redis.call('DEL', KEYS[3])
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, ARGV[1]) end
 return 1
 """

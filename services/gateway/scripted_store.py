@@ -1,12 +1,19 @@
 """Sessions in Redis, whatever the client: everything is a script."""
 
-import hashlib
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from services.gateway import redis_scripts as scripts
-from services.gateway.store import LOOK_SECONDS, Appended, Hold, Status, StoredSession
+from services.gateway.store import (
+    LOOK_SECONDS,
+    Appended,
+    Hold,
+    Status,
+    StoredSession,
+    StoreError,
+    content_names,
+)
 
 Argument = str | bytes | int
 
@@ -40,14 +47,19 @@ class ScriptedStore(ABC):
         """See Store."""
 
     async def create(
-        self, session_id: str, request: bytes, images: Sequence[bytes], lease_seconds: float
+        self,
+        session_id: str,
+        request: bytes,
+        images: Sequence[bytes],
+        lease_seconds: float,
+        owner: str,
     ) -> int:
         """See Store."""
         session, _, kept = _keys(session_id)
-        names = [hashlib.sha256(image).hexdigest() for image in images]
+        names = content_names(images)
         contents = [part for pair in dict(zip(names, images, strict=True)).items() for part in pair]
         lease = _milliseconds(lease_seconds)
-        arguments = [request, " ".join(names), lease, self._ttl_seconds, *contents]
+        arguments = [request, " ".join(names), lease, self._ttl_seconds, owner, *contents]
         return int(await self.run(scripts.CREATE, [session, kept], arguments))
 
     async def renew(self, session_id: str, fence: int, lease_seconds: float) -> Hold:
@@ -55,9 +67,10 @@ class ScriptedStore(ABC):
         arguments: list[Argument] = [fence, _milliseconds(lease_seconds), self._ttl_seconds]
         return Hold(await self._word(scripts.RENEW, session_id, arguments))
 
-    async def take_over(self, session_id: str, lease_seconds: float) -> int:
+    async def take_over(self, session_id: str, lease_seconds: float, owner: str) -> int:
         """See Store."""
-        return int(await self.run(scripts.TAKE_OVER, _keys(session_id)[:1], [_milliseconds(lease_seconds)]))
+        arguments: list[Argument] = [_milliseconds(lease_seconds), owner]
+        return int(await self.run(scripts.TAKE_OVER, _keys(session_id)[:1], arguments))
 
     async def cancel(self, session_id: str) -> bool:
         """See Store."""
@@ -83,6 +96,10 @@ class ScriptedStore(ABC):
         request, status, fence, held, takeovers, names, outcome, count, *rest = _unpacked(packed)
         kept = rest[int(count) :]
         images = dict(zip(kept[::2], kept[1::2], strict=True))
+        running = status == Status.RUNNING.encode()
+        if with_images and running and not images.keys() >= set(names.split()):
+            # Without its pictures it would be reasoned on in the dark.
+            raise StoreError(f"images of session {session_id} are gone: does Redis evict keys?")
         return StoredSession(
             request=request,
             status=Status(status.decode()),
@@ -91,7 +108,8 @@ class ScriptedStore(ABC):
             takeovers=int(takeovers),
             first=first,
             steps=tuple(rest[: int(count)]),
-            images=tuple(images[name] for name in names.split() if name in images),
+            image_names=tuple(names.decode().split()),
+            images=tuple(images[name] for name in names.split()) if with_images and running else (),
             outcome=outcome,
         )
 

@@ -34,7 +34,7 @@ from services.gateway.reasoning import LAST_WORDS_SECONDS, Reasoning, Send, Task
 from services.gateway.recorder import Recorder
 from services.gateway.sessions import Session
 from services.gateway.settings import GatewaySettings
-from services.gateway.store import Status, Store, StoredSession, StoreError
+from services.gateway.store import Status, Store, StoredSession, StoreError, content_names
 
 log = structlog.get_logger()
 
@@ -76,7 +76,9 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         )
         self._reasoning = Reasoning(cluster, settings.verdict_seconds, recorder)
         self._admission = self.entrance.admission
-        self._adoption = Adoption(store, self._admission, self._adopt, settings.lease_seconds)
+        self._adoption = Adoption(
+            store, self._admission, self.entrance.callers.of_session, self._adopt, settings.lease_seconds
+        )
 
     def drain(self) -> None:
         """Takes no more sessions, and hands over those that run."""
@@ -120,6 +122,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         )
         kept = stored.SerializeToString(deterministic=True)
         async with self._admission.place(caller, _left(deadline)):
+            # While it waited this may have changed.
+            self._reasoning.check_open()
             await check_images(images, self._settings)
             session = await Session.open(self._store, session_id, kept, images, self._settings.lease_seconds)
             if session:
@@ -129,8 +133,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 await self._run(session, task, caller, lambda response: _write(context, response), context)
                 return
         # The same request once more: its client has lost the first one's stream.
-        begun = await self._load(session_id)
-        if begun.request != kept or begun.images != tuple(images):
+        begun = await self._load(session_id, with_images=False)
+        if begun.request != kept or list(begun.image_names) != content_names(images):
             raise InvalidRequestError.of("request_id", "has begun another question already")
         await self._follow(
             session_id, 0, deadline, caller, lambda response: _write(context, response), context
@@ -171,11 +175,17 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         """Ends a session; a gateway elsewhere hears of it when it next has to do with the store."""
         with self._caller(context) as caller:
             _check_session(request.session_id, caller)
-            async with _store_errors():
+            # One of ours ends whatever the store says, which may be away, or has never had it.
+            ours = self._reasoning.abort(
+                request.session_id, SessionCancelledError("the session was cancelled")
+            )
+            try:
                 cancelled = await self._store.cancel(request.session_id)
-        if cancelled:
-            self._reasoning.abort(request.session_id, SessionCancelledError("the session was cancelled"))
-        return gateway_pb2.CancelResponse(cancelled=cancelled)
+            except StoreError as error:
+                if not ours:
+                    raise UnavailableError(f"sessions: {error}") from error
+                cancelled = True
+        return gateway_pb2.CancelResponse(cancelled=cancelled or ours)
 
     def _caller(self, context: Context) -> AbstractContextManager[Caller]:
         return self.entrance.call(context.invocation_metadata() or ())
@@ -235,13 +245,20 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         """Takes a session over and works on it; false when another gateway was faster."""
         self._reasoning.check_open()
         async with self._admission.place(caller, _left(deadline)):
+            self._reasoning.check_open()
             async with _store_errors():
                 taken = await Session.take_over(self._store, session_id, self._settings.lease_seconds)
             if taken is None:
                 return False
             session, stored = taken
-            for step in stored.steps[first:]:
-                await send(gateway_pb2.ReasonResponse(commit=gateway_pb2.Commit.FromString(step)))
+            try:
+                for step in stored.steps[first:]:
+                    await send(gateway_pb2.ReasonResponse(commit=gateway_pb2.Commit.FromString(step)))
+            except BaseException:
+                # Its client has gone: nobody would work on it until the lease lapses.
+                await asyncio.shield(session.release())
+                self._left(session)
+                raise
             await self._run(session, await self._rest(session, stored, deadline), caller, send, context)
             return True
 

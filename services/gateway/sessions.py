@@ -47,6 +47,8 @@ class Session:
         self._request = request
         self._images: Sequence[bytes] = ()
         self._fence = 0
+        # Another one each time that a gateway has to do with the session.
+        self._owner = uuid.uuid4().hex
         self._takeovers = 0
         self._steps: list[bytes] = []
         self.lost: ServiceError | None = None
@@ -81,7 +83,7 @@ class Session:
         session._images = images
         await session._register()
         try:
-            session._fence = await store.create(session_id, request, images, lease_seconds)
+            session._fence = await store.create(session_id, request, images, lease_seconds, session._owner)
         except StoreError as error:
             session._note_away(str(error))
         else:
@@ -98,13 +100,22 @@ class Session:
         Raises:
             StoreError: the store fails.
         """
-        fence = await store.take_over(session_id, lease_seconds)
-        stored = await store.load(session_id) if fence else None
+        owner = uuid.uuid4().hex
+        fence = await store.take_over(session_id, lease_seconds, owner)
+        if not fence:
+            return None
+        try:
+            stored = await store.load(session_id)
+        except BaseException:
+            # Nobody would work on it until the lease lapses.
+            with suppress(StoreError):
+                await asyncio.shield(store.renew(session_id, fence, 0))
+            raise
         if stored is None:
             return None
         session = cls(store, session_id, lease_seconds, stored.request)
         session._images = stored.images
-        session._fence = fence
+        session._fence, session._owner = fence, owner
         session._takeovers = stored.takeovers
         session._steps = list(stored.steps)
         session.stored = len(session._steps)
@@ -194,16 +205,19 @@ class Session:
                     elif not (appended is Appended.WRONG_INDEX and await self._rewound()):
                         self._check_appended(appended)
                         self.stored += self.lost is None
+                        self._takeovers = 0
             except StoreError as error:
                 self._note_away(str(error))
             else:
-                if self.away:
+                if self.away and self.lost is None:
                     log.info("session is durable again")
                 self.away = ""
 
     async def _create(self) -> None:
         """Stores it for the first time, or anew where the store has forgotten everything."""
-        self._fence = await self._store.create(self.id, self._request, self._images, self._lease_seconds)
+        self._fence = await self._store.create(
+            self.id, self._request, self._images, self._lease_seconds, self._owner
+        )
         self.stored = 0
         if not self._fence:
             self._lose(UnavailableError("another gateway has begun this session meanwhile"))
@@ -222,8 +236,8 @@ class Session:
     async def _register(self) -> None:
         """Lets other gateways look for a session in the background, should this one go.
 
-        Each time it was taken over they wait twice as long: it may be what brings gateways down, or the
-        target may be away.
+        Each time it was taken over without a step they wait twice as long: it may be what brings gateways
+        down, or the target may be away.
         """
         if self.background:
             doublings = min(self._takeovers, _MOST_DOUBLINGS)

@@ -5,6 +5,7 @@ of the newest fence may append, and only at the end: a stale fence or a wrong in
 is harmless. The holder has a lease, which it renews; once that has lapsed another may take the session over.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,9 +54,10 @@ class StoredSession:
 
     Attributes:
         request: a serialised `dreamr.v1.ReasonRequest` without its images, with every option resolved.
-        images: in the request's order; a store keeps one copy of each content.
+        image_names: their contents' hashes (see `content_names`), in the request's order.
+        images: likewise, while it runs; a store keeps one copy of each content.
         held: somebody's lease on it has not lapsed.
-        takeovers: how often it has changed hands.
+        takeovers: how often it has changed hands since its last step.
         first: index of the first of `steps`.
         steps: serialised `dreamr.v1.Commit` messages, in order.
         outcome: a serialised `dreamr.v1.Finished` once finished, otherwise empty.
@@ -68,8 +70,14 @@ class StoredSession:
     takeovers: int = 0
     first: int = 0
     steps: tuple[bytes, ...] = ()
+    image_names: tuple[str, ...] = ()
     images: tuple[bytes, ...] = ()
     outcome: bytes = b""
+
+
+def content_names(images: Sequence[bytes]) -> list[str]:
+    """What images are known by: their contents' SHA-256, in hex."""
+    return [hashlib.sha256(image).hexdigest() for image in images]
 
 
 class Store(Protocol):
@@ -79,19 +87,32 @@ class Store(Protocol):
     """Whether what is stored outlives this process."""
 
     async def create(
-        self, session_id: str, request: bytes, images: Sequence[bytes], lease_seconds: float
+        self,
+        session_id: str,
+        request: bytes,
+        images: Sequence[bytes],
+        lease_seconds: float,
+        owner: str,
     ) -> int:
-        """Stores a new session and returns its first fence; 0 when there is one of that id already."""
+        """Stores a new session and returns its first fence; 0 when there is one of that id already.
+
+        Args:
+            owner: a name that nobody else has. To it a repeat says the same as the first time, of which it
+                may not have heard.
+        """
         ...
 
     async def renew(self, session_id: str, fence: int, lease_seconds: float) -> Hold:
         """Holds the session for so long from now on, unless it is the caller's no more; 0 lets go of it."""
         ...
 
-    async def take_over(self, session_id: str, lease_seconds: float) -> int:
+    async def take_over(self, session_id: str, lease_seconds: float, owner: str) -> int:
         """A new fence, which makes all older ones stale, with a lease.
 
-        0 when there is no such session, when it has ended, or while somebody holds it.
+        0 when there is no such session, when it has ended, or while somebody else holds it.
+
+        Args:
+            owner: see `create`.
         """
         ...
 
@@ -104,7 +125,7 @@ class Store(Protocol):
         ...
 
     async def end(self, session_id: str, fence: int, status: Status, outcome: bytes = b"") -> bool:
-        """Sets how the session ended and lets it expire; false when the fence is stale."""
+        """Sets how the session ended and lets it expire, images at once; false when the fence is stale."""
         ...
 
     async def load(

@@ -2,6 +2,7 @@
 
 import asyncio
 import traceback
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -16,10 +17,11 @@ from services.gateway.asyncio_redis_store import AsyncioRedisStore
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
 from services.gateway.redis_url import RedisUrlError
-from services.gateway.store import Appended, Hold, Status, Store, StoreError
+from services.gateway.store import Appended, Hold, Status, Store, StoreError, content_names
 from tests.contract.redis_servers import BINARY, PASSWORD, Servers, alone, clustered, secured, watched
 
 LEASE = 30.0
+OWNER = "owner"
 
 Make = Callable[[], Store]
 Client = type[RedisStore] | type[AsyncioRedisStore]
@@ -86,7 +88,7 @@ async def store(make: Make) -> AsyncIterator[Store]:
 
 
 async def test_steps_are_appended_in_order(store: Store) -> None:
-    fence = await store.create("s", b"request", [b"A", b"B", b"A"], LEASE)
+    fence = await store.create("s", b"request", [b"A", b"B", b"A"], LEASE, OWNER)
     assert await store.append("s", fence, 0, b"a") is Appended.DONE
     assert await store.append("s", fence, 1, b"b") is Appended.DONE
     stored = await store.load("s")
@@ -98,7 +100,7 @@ async def test_steps_are_appended_in_order(store: Store) -> None:
 
 
 async def test_a_repeat_is_harmless_and_a_wrong_index_changes_nothing(store: Store) -> None:
-    fence = await store.create("s", b"r", (), LEASE)
+    fence = await store.create("s", b"r", (), LEASE, OWNER)
     await store.append("s", fence, 0, b"a")
     assert await store.append("s", fence, 0, b"a") is Appended.REPEATED
     assert await store.append("s", fence, 0, b"other") is Appended.WRONG_INDEX
@@ -109,8 +111,8 @@ async def test_a_repeat_is_harmless_and_a_wrong_index_changes_nothing(store: Sto
 
 
 async def test_a_stale_fence_changes_nothing(store: Store) -> None:
-    old = await store.create("s", b"r", (), 0)
-    new = await store.take_over("s", LEASE)
+    old = await store.create("s", b"r", (), 0, OWNER)
+    new = await store.take_over("s", LEASE, uuid.uuid4().hex)
     assert new > old
     assert await store.append("s", old, 0, b"a") is Appended.STALE_FENCE
     assert not await store.end("s", old, Status.FAILED)
@@ -118,7 +120,7 @@ async def test_a_stale_fence_changes_nothing(store: Store) -> None:
 
 
 async def test_the_end_is_kept(store: Store) -> None:
-    fence = await store.create("s", b"r", (), LEASE)
+    fence = await store.create("s", b"r", (), LEASE, OWNER)
     assert await store.end("s", fence, Status.FINISHED, b"outcome")
     stored = await store.load("s")
     assert stored is not None
@@ -126,22 +128,64 @@ async def test_the_end_is_kept(store: Store) -> None:
 
 
 async def test_what_has_ended_takes_no_more(store: Store) -> None:
-    fence = await store.create("s", b"r", (), LEASE)
+    fence = await store.create("s", b"r", (), LEASE, OWNER)
     await store.end("s", fence, Status.CANCELLED)
     assert await store.append("s", fence, 0, b"a") is Appended.ENDED
 
 
+async def test_who_has_not_heard_of_it_may_ask_again(store: Store) -> None:
+    fence = await store.create("s", b"r", [b"A"], LEASE, OWNER)
+    assert await store.create("s", b"r", [b"A"], LEASE, OWNER) == fence
+    await store.append("s", fence, 0, b"a")
+    assert await store.create("s", b"r", [b"A"], LEASE, OWNER) == fence
+    await store.renew("s", fence, 0)
+    new = await store.take_over("s", LEASE, "other")
+    assert new > fence
+    assert await store.take_over("s", LEASE, "other") == new
+    assert await store.take_over("s", LEASE, "third") == 0
+    assert await store.create("s", b"r", [b"A"], LEASE, OWNER) == 0
+    stored = await store.load("s")
+    assert stored is not None
+    assert (stored.steps, stored.takeovers, stored.fence) == ((b"a",), 1, new)
+
+
+async def test_take_overs_count_until_there_is_a_step(store: Store) -> None:
+    await store.create("s", b"r", (), 0, OWNER)
+    for _ in range(3):
+        fence = await store.take_over("s", 0, uuid.uuid4().hex)
+    stored = await store.load("s")
+    assert stored is not None
+    assert stored.takeovers == 3
+    await store.append("s", fence, 0, b"a")
+    stored = await store.load("s")
+    assert stored is not None
+    assert stored.takeovers == 0
+
+
+@pytest.mark.parametrize("how", ["end", "cancel"])
+async def test_images_go_with_the_end_and_their_names_stay(store: Store, how: str) -> None:
+    fence = await store.create("s", b"r", [b"A", b"B", b"A"], LEASE, OWNER)
+    if how == "end":
+        assert await store.end("s", fence, Status.FINISHED)
+    else:
+        assert await store.cancel("s")
+    stored = await store.load("s")
+    assert stored is not None
+    assert stored.images == ()
+    assert list(stored.image_names) == content_names([b"A", b"B", b"A"])
+
+
 async def test_an_id_is_given_once(store: Store) -> None:
-    assert await store.create("s", b"first", [b"A"], LEASE) > 0
-    assert await store.create("s", b"second", [b"B"], LEASE) == 0
+    assert await store.create("s", b"first", [b"A"], LEASE, OWNER) > 0
+    assert await store.create("s", b"second", [b"B"], LEASE, "other") == 0
     stored = await store.load("s")
     assert stored is not None
     assert (stored.request, stored.images) == (b"first", (b"A",))
 
 
 async def test_while_it_is_held_nobody_takes_a_session_over(store: Store) -> None:
-    fence = await store.create("s", b"r", (), LEASE)
-    assert await store.take_over("s", LEASE) == 0
+    fence = await store.create("s", b"r", (), LEASE, OWNER)
+    assert await store.take_over("s", LEASE, uuid.uuid4().hex) == 0
     assert await store.renew("s", fence, 0.05) is Hold.OURS
     stored = await store.load("s")
     assert stored is not None
@@ -152,31 +196,31 @@ async def test_while_it_is_held_nobody_takes_a_session_over(store: Store) -> Non
     assert not stored.held
     # A holder that comes late but first goes on.
     assert await store.renew("s", fence, 0) is Hold.OURS
-    new = await store.take_over("s", LEASE)
+    new = await store.take_over("s", LEASE, uuid.uuid4().hex)
     assert new > fence
     assert await store.renew("s", fence, LEASE) is Hold.TAKEN
     assert await store.renew("s", new, LEASE) is Hold.OURS
-    assert await store.take_over("s", LEASE) == 0
+    assert await store.take_over("s", LEASE, uuid.uuid4().hex) == 0
 
 
 async def test_one_of_many_takes_a_session_over(store: Store) -> None:
-    first = await store.create("s", b"r", (), 0)
-    fences = await asyncio.gather(*(store.take_over("s", LEASE) for _ in range(20)))
+    first = await store.create("s", b"r", (), 0, OWNER)
+    fences = await asyncio.gather(*(store.take_over("s", LEASE, uuid.uuid4().hex) for _ in range(20)))
     assert sorted(fences) == [0] * 19 + [first + 1]
 
 
 async def test_whoever_cancels_a_session_its_holder_hears_of_it(store: Store) -> None:
-    fence = await store.create("s", b"r", (), LEASE)
+    fence = await store.create("s", b"r", (), LEASE, OWNER)
     assert await store.cancel("s")
     assert await store.renew("s", fence, LEASE) is Hold.CANCELLED
     assert await store.append("s", fence, 0, b"a") is Appended.ENDED
-    assert await store.take_over("s", LEASE) == 0
+    assert await store.take_over("s", LEASE, uuid.uuid4().hex) == 0
     assert not await store.end("s", fence, Status.FINISHED)
     assert not await store.cancel("s")
 
 
 async def test_what_a_reader_has_is_not_read_again(store: Store) -> None:
-    fence = await store.create("s", b"r", (), LEASE)
+    fence = await store.create("s", b"r", (), LEASE, OWNER)
     for index, step in enumerate((b"a", b"b", b"c")):
         await store.append("s", fence, index, step)
     for first, steps in ((1, (b"b", b"c")), (3, ()), (9, ())):
@@ -186,7 +230,7 @@ async def test_what_a_reader_has_is_not_read_again(store: Store) -> None:
 
 
 async def test_images_come_where_they_are_wanted(store: Store) -> None:
-    fence = await store.create("s", b"r", [b"A", b"B"], LEASE)
+    fence = await store.create("s", b"r", [b"A", b"B"], LEASE, OWNER)
     await store.append("s", fence, 0, b"a")
     stored = await store.load("s", with_images=False)
     assert stored is not None
@@ -195,7 +239,7 @@ async def test_images_come_where_they_are_wanted(store: Store) -> None:
 
 async def test_unknown_sessions(store: Store) -> None:
     assert await store.load("none") is None
-    assert await store.take_over("none", LEASE) == 0
+    assert await store.take_over("none", LEASE, uuid.uuid4().hex) == 0
     assert await store.renew("none", 1, LEASE) is Hold.NO_SESSION
     assert not await store.cancel("none")
     assert await store.append("none", 1, 0, b"a") is Appended.NO_SESSION
@@ -204,8 +248,8 @@ async def test_unknown_sessions(store: Store) -> None:
 
 async def test_two_owners_never_mix(store: Store) -> None:
     """Many appends at once under two fences: only the newer one's steps stand."""
-    old = await store.create("s", b"r", (), 0)
-    new = await store.take_over("s", LEASE)
+    old = await store.create("s", b"r", (), 0, OWNER)
+    new = await store.take_over("s", LEASE, uuid.uuid4().hex)
     await asyncio.gather(*(store.append("s", fence, 0, b"%d" % fence) for fence in (old, new) * 10))
     stored = await store.load("s")
     assert stored is not None
@@ -214,7 +258,7 @@ async def test_two_owners_never_mix(store: Store) -> None:
 
 async def test_orphans_are_sessions_that_were_registered_and_that_nobody_holds(store: Store) -> None:
     fences = {
-        name: await store.create(name, b"r", (), LEASE if name == "held" else 0)
+        name: await store.create(name, b"r", (), LEASE if name == "held" else 0, OWNER)
         for name in ("orphan", "held", "unlisted", "later", "ended", "cancelled")
     }
     for name in ("orphan", "held", "ended", "cancelled", "none"):
@@ -228,13 +272,13 @@ async def test_orphans_are_sessions_that_were_registered_and_that_nobody_holds(s
 
 async def test_an_orphan_that_nobody_took_over_is_found_again(store: Store) -> None:
     await store.register("s", 0)
-    await store.create("s", b"r", (), 0)
+    await store.create("s", b"r", (), 0, OWNER)
     assert await store.orphans(1) == ["s"]
     async with asyncio.timeout(10):
         while not (found := await store.orphans(1)):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert found == ["s"]
-    assert await store.take_over("s", LEASE)
+    assert await store.take_over("s", LEASE, uuid.uuid4().hex)
     await store.register("s", 0)
     assert await store.orphans(1) == []
 
@@ -246,7 +290,7 @@ async def test_no_more_orphans_than_are_wanted_and_each_one_once(
         monkeypatch.setattr(module, "LOOK_SECONDS", 60)
     names = {f"{number}" for number in range(40)}
     for name in names:
-        await store.create(name, b"r", (), 0)
+        await store.create(name, b"r", (), 0, OWNER)
         await store.register(name, 0)
     # What has ended hides no orphan, however much of it there is.
     for number in range(100):
@@ -262,9 +306,9 @@ async def test_no_more_orphans_than_are_wanted_and_each_one_once(
 async def test_memory_forgets_what_ended_first_when_it_is_full() -> None:
     store = MemoryStore(ttl_seconds=60, max_bytes=250)
     for name in ("a", "b", "c"):
-        fence = await store.create(name, b"", [bytes(100)], LEASE)
+        fence = await store.create(name, bytes(100), [bytes(100)], LEASE, OWNER)
         await store.end(name, fence, Status.FINISHED)
-    running = await store.create("running", b"", [bytes(1000)], LEASE)
+    running = await store.create("running", b"", [bytes(1000)], LEASE, OWNER)
     assert [await store.load(name) is not None for name in ("a", "b", "c", "running")] == [
         *(False, True, True, True),
     ]
@@ -276,7 +320,7 @@ async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(
     own_redis: Servers, client: Client
 ) -> None:
     store = client(own_redis.url, ttl_seconds=60, timeout_seconds=0.3)
-    fence = await store.create("s", b"r", (), LEASE)
+    fence = await store.create("s", b"r", (), LEASE, OWNER)
     own_redis.servers[0].stopped(True)
     try:
         async with asyncio.timeout(5):
@@ -290,7 +334,7 @@ async def test_a_stopped_redis_holds_an_append_up_for_one_timeout_only(
 async def test_a_connection_that_redis_dropped_is_replaced(redis_url: str) -> None:
     store = RedisStore(redis_url, ttl_seconds=60)
     other = RedisStore(redis_url, ttl_seconds=60)
-    fence = await store.create("s", b"r", (), LEASE)
+    fence = await store.create("s", b"r", (), LEASE, OWNER)
     await other._redis.client_kill_filter(_type="normal", skipme=True)
     assert await store.append("s", fence, 0, b"a") is Appended.DONE
     await store.close()
@@ -299,7 +343,7 @@ async def test_a_connection_that_redis_dropped_is_replaced(redis_url: str) -> No
 
 async def test_everything_of_a_session_lives_as_long(redis_url: str) -> None:
     store = RedisStore(redis_url, ttl_seconds=60)
-    fence = await store.create("s", b"r", [b"image"], LEASE)
+    fence = await store.create("s", b"r", [b"image"], LEASE, OWNER)
     await store.append("s", fence, 0, b"a")
     keys = await store._redis.keys("dreamr:*")
     assert len(keys) == 3
@@ -311,7 +355,9 @@ async def test_everything_of_a_session_lives_as_long(redis_url: str) -> None:
         for key in keys:
             await store._redis.expire(key, 5)
         await change
-        assert [await store._redis.ttl(key) for key in keys] == [60, 60, 60]
+        # The images, which an end takes away at once, leave nothing.
+        assert {await store._redis.ttl(key) for key in await store._redis.keys("dreamr:*")} == {60}
+    assert len(await store._redis.keys("dreamr:*")) == 2
     await store.close()
 
 
@@ -327,13 +373,13 @@ async def test_the_list_of_those_in_the_background_goes_with_them(redis_url: str
 
 async def test_more_callers_than_connections_wait_their_turn(redis_url: str) -> None:
     store = RedisStore(redis_url, ttl_seconds=60)
-    await asyncio.gather(*(store.create(f"{number}", b"r", (), LEASE) for number in range(200)))
+    await asyncio.gather(*(store.create(f"{number}", b"r", (), LEASE, OWNER) for number in range(200)))
     await store.close()
 
 
 async def test_a_redis_that_forgot_its_scripts_is_told_them_again(redis_url: str, client: Client) -> None:
     store = client(redis_url, ttl_seconds=60)
-    fence = await store.create("s", b"r", (), LEASE)
+    fence = await store.create("s", b"r", (), LEASE, OWNER)
     other = redis.Redis.from_url(redis_url)
     other.script_flush()
     other.close()
@@ -343,12 +389,12 @@ async def test_a_redis_that_forgot_its_scripts_is_told_them_again(redis_url: str
 
 async def test_fences_from_before_a_redis_lost_everything_stay_stale(redis_url: str, client: Client) -> None:
     store = client(redis_url, ttl_seconds=60)
-    first = await store.create("s", b"r", (), 0)
-    second = await store.take_over("s", LEASE)
+    first = await store.create("s", b"r", (), 0, OWNER)
+    second = await store.take_over("s", LEASE, uuid.uuid4().hex)
     other = redis.Redis.from_url(redis_url)
     other.flushall()
     other.close()
-    anew = await store.create("s", b"r", (), LEASE)
+    anew = await store.create("s", b"r", (), LEASE, OWNER)
     assert anew > second > first
     for stale in (first, second):
         assert await store.append("s", stale, 0, b"a") is Appended.STALE_FENCE
@@ -376,14 +422,14 @@ async def test_redis_away_fails_soon(client: Client) -> None:
     store = client("redis://127.0.0.1:1/0", ttl_seconds=60, timeout_seconds=0.5)
     async with asyncio.timeout(5):
         with pytest.raises(StoreError):
-            await store.create("s", b"r", (), LEASE)
+            await store.create("s", b"r", (), LEASE, OWNER)
     await store.close()
 
 
 async def test_who_is_cancelled_while_the_store_works_is_cancelled(make: Make) -> None:
     """A handler that lost its cancellation would live on, and keep its place."""
     store = make()
-    await store.create("s", b"request", [], LEASE)
+    await store.create("s", b"request", [], LEASE, OWNER)
 
     async def ask() -> None:
         while True:
@@ -412,7 +458,7 @@ async def test_a_master_that_dies_is_replaced(failing: Servers) -> None:
     store = RedisStore(failing.url, ttl_seconds=60)
     # In a cluster the first server has some of them.
     names = [f"{number}" for number in range(12)]
-    fences = {name: await store.create(name, b"r", [b"image"], LEASE) for name in names}
+    fences = {name: await store.create(name, b"r", [b"image"], LEASE, OWNER) for name in names}
     master = failing.servers[0]
     assert master.admin.execute_command("WAIT", 1, 10_000) == 1, "the replica has it"
     master.kill()
@@ -441,7 +487,7 @@ async def test_a_wrong_password_is_no_secret_of_its_errors(tmp_path: Path, layou
         url = servers.url.replace(right, wrong).replace("redis://", f"redis://{wrong}:{wrong}@")
         store = RedisStore(url, ttl_seconds=60)
         with pytest.raises(StoreError) as caught:
-            await store.create("s", b"r", (), LEASE)
+            await store.create("s", b"r", (), LEASE, OWNER)
         told = "".join(traceback.format_exception(caught.value)) + repr(store._url)
         assert wrong not in told
         await store.close()

@@ -1,6 +1,7 @@
 """Sessions in the background are worked on to their end, whoever has gone."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import grpc
 import pytest
 
+from dreamr.keys import Limits
 from dreamr.v1 import gateway_pb2
 from services.common.errors import OverloadedError
 from services.common.metrics import ACTIVE_CALLS
 from services.gateway.admission import Admission
+from services.gateway.adoption import Adoption
 from services.gateway.callers import Caller
 from services.gateway.memory_store import MemoryStore
 from services.gateway.plan import Plan
@@ -42,7 +45,7 @@ class Shared(MemoryStore):
             question=ASKED.question, options=Plan.of(ASKED, PAIR).options(), background=True
         )
         kept = asked.SerializeToString() if request is None else request
-        await self.create(name, kept, [image.data for image in ASKED.images], 0)
+        await self.create(name, kept, [image.data for image in ASKED.images], 0, "gone")
         await self.register(name, 0)
 
 
@@ -198,9 +201,9 @@ async def test_clients_come_first(store: Shared) -> None:
 
 async def test_a_place_is_tried_only_where_nobody_waits_for_it() -> None:
     admission = Admission(max_sessions=1, max_waiting=1)
-    async with admission.try_place() as free:
+    async with admission.try_place(Caller()) as free:
         assert free
-        async with admission.try_place() as second:
+        async with admission.try_place(Caller()) as second:
             assert not second
 
         async def client() -> None:
@@ -211,10 +214,10 @@ async def test_a_place_is_tried_only_where_nobody_waits_for_it() -> None:
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError):
             await client()
-    async with admission.try_place() as free:
+    async with admission.try_place(Caller()) as free:
         assert not free, "the client has been first"
     await waiting
-    async with admission.try_place() as free:
+    async with admission.try_place(Caller()) as free:
         assert free
 
 
@@ -235,7 +238,7 @@ async def test_one_that_fails_is_tried_again_later(store: Shared) -> None:
 async def test_one_that_every_gateway_fails_with_is_given_up(store: Shared) -> None:
     await store.orphan("orphan")
     for fence in range(2, 5):
-        assert await store.take_over("orphan", 0) == fence
+        assert await store.take_over("orphan", 0, "other") == fence
     parts = FakeServices()
     async with gateway(parts, store=store, max_adoptions=4) as running:
         await ended(store, "orphan", Status.FAILED)
@@ -270,3 +273,32 @@ async def test_a_store_that_is_away_is_asked_again(store: Shared, monkeypatch: p
             await asked.wait()
             patch.undo()
             await ended(store, "orphan")
+
+
+async def test_adopted_ones_take_their_owners_places(store: Shared) -> None:
+    limited, other = Caller("limited", Limits(max_sessions=1)), Caller("other")
+    for name in ("a", "b", "c", "other"):
+        await store.orphan(name)
+    admission, done, most = Admission(max_sessions=4, max_waiting=4), list[str](), Counter[str]()
+    working = Counter[str]()
+
+    def owner(name: str) -> Caller:
+        return other if name == "other" else limited
+
+    async def adopt(name: str) -> None:
+        caller = owner(name).name
+        working[caller] += 1
+        most[caller] = max(most[caller], working[caller])
+        await asyncio.sleep(0.05)
+        working[caller] -= 1
+        await store.cancel(name)
+        done.append(name)
+
+    adoption = asyncio.create_task(Adoption(store, admission, owner, adopt, 0.1).run())
+    async with asyncio.timeout(20):
+        while len(done) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    adoption.cancel()
+    await asyncio.wait([adoption])
+    assert most == {"limited": 1, "other": 1}
+    assert done.index("other") < 2

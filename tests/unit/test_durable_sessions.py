@@ -280,7 +280,7 @@ async def test_a_session_is_held_until_its_client_has_read_it_all() -> None:
             await last.wait()
             for _ in range(store.renewals.qsize() + 4):  # each of the last four a third of a lease later
                 await store.renewals.get()
-            assert not await store.take_over("slow", 1)
+            assert not await store.take_over("slow", 1, "other")
             read_on.set()
             await working
         stored = await store.load("slow")

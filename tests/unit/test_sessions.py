@@ -268,3 +268,44 @@ async def test_without_its_list_the_store_still_takes_a_session(store: Store) ->
     store.away = False
     assert await Session.open(store, "other", REQUEST, (), LEASE)
     assert not store.registered, "only those in the background are listed"
+
+
+async def test_one_that_the_store_took_without_a_word_stays_ours(store: Store) -> None:
+    class Silent(Store):
+        async def create(self, *arguments: object) -> int:
+            fence = await super().create(*arguments)
+            if not self.silent:
+                return fence
+            raise StoreError("no answer in time")
+
+        silent = True
+
+    silent = Silent()
+    session = await opened(silent)
+    assert session.away
+    await session.append(commit(0))
+    silent.silent = False
+    await session.append(commit(1))
+    assert session.lost is None
+    assert session.durable
+    assert len((await stored(silent)).steps) == 2
+    await silent.close()
+
+
+async def test_one_that_cannot_be_loaded_is_let_go_of(store: Store) -> None:
+    class Broken(Store):
+        broken = False
+
+        async def load(self, *arguments: object, **options: object):  # type: ignore[no-untyped-def]
+            if self.broken:
+                raise StoreError("no answer in time")
+            return await super().load(*arguments, **options)  # type: ignore[arg-type]
+
+    broken = Broken()
+    await (await opened(broken)).release()
+    broken.broken = True
+    with pytest.raises(StoreError):
+        await Session.take_over(broken, "s", 60)
+    broken.broken = False
+    assert not (await stored(broken)).held
+    await broken.close()

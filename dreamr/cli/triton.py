@@ -65,6 +65,10 @@ def triton(
         Path | None,
         typer.Option(envvar="DREAMR_TRITON_TLS_CA", help="CA (PEM) of Triton's callers.", dir_okay=False),
     ] = None,
+    tls_name: Annotated[
+        str,
+        typer.Option(envvar="DREAMR_TRITON_TLS_NAME", help="A DNS name that Triton's certificate is for."),
+    ] = "triton",
     start_seconds: Annotated[
         float,
         typer.Option(
@@ -100,6 +104,7 @@ def triton(
         metrics_port=int(metrics_port),
         log_path=Path("/dev/stderr"),
         tls=tls,
+        tls_name=tls_name,
         start_seconds=start_seconds,
     )
 

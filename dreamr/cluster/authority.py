@@ -140,7 +140,7 @@ def host_name(host: str) -> x509.GeneralName:
     except ValueError:
         if not _HOST.match(host):
             raise TlsError(f"hosts: {host!r} is no name or address") from None
-        if host in ROLES:
+        if host.lower() in ROLES:
             raise TlsError(f"hosts: {host} is a role") from None
         return x509.DNSName(host)
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from itertools import zip_longest
@@ -112,6 +113,7 @@ class Cluster:
         self._guards: list[asyncio.Task[None]] = []
         # Tritons that are being started anew since they were locked up, with what is set behind that.
         self._renewing: dict[str, asyncio.Event] = {}
+        self._restarting = defaultdict[str, asyncio.Lock](asyncio.Lock)
 
     @property
     def triton(self) -> TritonServer:
@@ -268,12 +270,13 @@ class Cluster:
             TritonStartError: Triton did not.
         """
         part = self.part(name)
-        await part.stop()
-        if empty and self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder / _REDIS_FILES, ignore_errors=True)
-        await part.start()
-        if isinstance(part, Child):
-            await self._serves(part)
+        async with self._restarting[name]:
+            await part.stop()
+            if empty and self._folder is not None:
+                await asyncio.to_thread(shutil.rmtree, self._folder / _REDIS_FILES, ignore_errors=True)
+            await part.start()
+            if isinstance(part, Child):
+                await self._serves(part)
 
     async def _start_triton(self, name: str, models: Sequence[str] | None = None) -> str:
         """A Triton with these models (None: all); its gRPC address."""

@@ -2,10 +2,7 @@
 
 import asyncio
 
-from cryptography import x509
-
 from dreamr.cluster.triton import TritonServer
-from dreamr.tls import Tls
 
 EVERY_SECONDS = 5.0
 """Between two looks; so long a stream may wait, too."""
@@ -21,26 +18,21 @@ async def locked_up(server: TritonServer) -> None:
     from services.common.errors import LateError, ServiceError
     from services.common.triton import TritonModel
 
-    name = await asyncio.to_thread(_name, server.tls) if server.tls else ""
-    triton = TritonModel(server.grpc_address, "none", name, server.tls)
-    silent, answered = 0, False
+    triton = TritonModel(server.grpc_address, "none", server.tls_name if server.tls else "", server.tls)
+    silent, answered, pid = 0, False, server.pid
     try:
         while silent < PATIENCE:
             await asyncio.sleep(EVERY_SECONDS)
+            if server.pid != pid:
+                # Somebody has started it anew.
+                silent, answered, pid = 0, False, server.pid
             try:
                 await triton.knock(EVERY_SECONDS)
             except ServiceError as error:
                 # A connection may break off or not come about, for the same reason; but one that never did
                 # has another, such as a certificate.
-                silent = silent + 1 if server.pid and (answered or isinstance(error, LateError)) else 0
+                silent = silent + 1 if pid and (answered or isinstance(error, LateError)) else 0
             else:
                 silent, answered = 0, True
     finally:
         await triton.close()
-
-
-def _name(tls: Tls) -> str:
-    """A name that Triton's own certificate has."""
-    certificate = x509.load_pem_x509_certificate(tls.read().cert or b"")
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return names.get_values_for_type(x509.DNSName)[0]

@@ -46,8 +46,9 @@ class TritonServer:
     `repository` is a Triton model repository, `models` the names to load (None: all). Ports of 0 are
     picked. `binary` is a tritonserver that has backends of its own, such as NVIDIA's image brings (None: the
     wheel's, with `backends`). Metrics are told at `metrics_host` (None: `host`). With `tls` callers must
-    show a certificate of its CA; then, or without `http`, there is no HTTP. The log goes to `log_path`
-    (None: a temporary file, kept only for the error message). Use as `async with`, or call start and stop.
+    show a certificate of its CA, and its own is for `tls_name`; then, or without `http`, there is no HTTP.
+    The log goes to `log_path` (None: a temporary file, kept only for the error message). Use as `async with`,
+    or call start and stop.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TritonServer:
         metrics_port: int = 0,
         log_path: Path | None = None,
         tls: Tls | None = None,
+        tls_name: str = "triton",
         start_seconds: float = 120.0,
         stop_seconds: float = 10.0,
     ) -> None:
@@ -73,6 +75,7 @@ class TritonServer:
         self._binary = binary
         self._backends = backends
         self.tls = tls
+        self.tls_name = tls_name
         self._ports = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         if tls or not http:
             # Triton has no TLS for it.

@@ -1,11 +1,12 @@
 """The server's side of TLS."""
 
 import ssl
+from collections.abc import Callable
 
 import grpc
 
 from dreamr.tls import Pem, Tls
-from services.common.reread import Reread
+from services.common.reread import Content, Reread
 
 
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
@@ -18,7 +19,7 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
         OSError: a file is not there.
         TlsError: a file cannot be used.
     """
-    files = _files(tls)
+    files = _files(tls, lambda: _configuration(tls.read()))
     return grpc.dynamic_ssl_server_credentials(
         files.current(),
         files.renewed,  # type: ignore[arg-type]  # None, for no change, is missing from the stubs
@@ -37,7 +38,7 @@ def server_context(tls: Tls, *, asks_clients: bool) -> ssl.SSLContext:
         TlsError: a file cannot be used.
     """
 
-    def made() -> ssl.SSLContext:
+    def load() -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         assert tls.cert is not None
@@ -47,24 +48,20 @@ def server_context(tls: Tls, *, asks_clients: bool) -> ssl.SSLContext:
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
-    files = _files(tls)
-    first = latest = made()
+    files = _files(tls, load)
+    first = files.current()
 
     def renew(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        nonlocal latest
-        if files.renewed():
-            latest = made()
-        connection.context = latest
+        connection.context = files.current()
 
     # Called at each new connection, with or without a name.
     first.sni_callback = renew
     return first
 
 
-def _files(tls: Tls) -> Reread[grpc.ServerCertificateConfiguration]:
+def _files(tls: Tls, load: Callable[[], Content]) -> Reread[Content]:
     """A server's files. gRPC asks for them at each new connection, in its own threads."""
-    paths = filter(None, (tls.ca, tls.cert, tls.key))
-    return Reread("certificate", paths, lambda: _configuration(tls.read()))
+    return Reread("certificate", filter(None, (tls.ca, tls.cert, tls.key)), load)
 
 
 def _configuration(pem: Pem) -> grpc.ServerCertificateConfiguration:

@@ -9,7 +9,7 @@ import inspect
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,9 @@ log = structlog.get_logger()
 REQUEST_SECONDS = 30.0
 """How long a request may be on its way once its call has begun."""
 
+MAX_WATCHERS = 64
+"""Streams of health and reflection at once: they are open to all, and may stay open for ever."""
+
 Check = Callable[[str, "grpc.aio.ServicerContext[Any, Any]"], None]
 """Gets a call's full method name and its context; raises ServiceError when not even its request is read."""
 
@@ -46,6 +49,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, *checks: Check) -> None:
         self._checks = checks
         self._running: set[asyncio.Task[Any]] = set()
+        self._watchers = 0
 
     async def idle(self, seconds: float) -> None:
         """Waits until no handler runs, for some seconds at most: a server that stops cancels, and goes."""
@@ -77,35 +81,51 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             # Reflection.
             behaviour = _streams(handler.stream_stream, name, allow, parse)
         return grpc.stream_stream_rpc_method_handler(
-            self._watched(behaviour), None, handler.response_serializer
+            self._watched(behaviour, bounded=not _is_ours(method)), None, handler.response_serializer
         )
 
     def _allow(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Raises ServiceError where a call of ours is not to go on; its request has not been read then."""
-        if method.startswith("/dreamr."):
+        if _is_ours(method):
             for check in self._checks:
                 check(method, context)
 
-    def _watched(self, behaviour: Any) -> Any:
-        """The same behaviour, known to `idle` while it runs. gRPC runs each call in a task of its own."""
-
-        def enter() -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+    def _watched(self, behaviour: Any, *, bounded: bool = False) -> Any:
+        """The same behaviour, known to `idle` while it runs, and perhaps so often at once and no more."""
 
         async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            enter()
-            return await behaviour(request, context)
+            async with self._entered(context, bounded=bounded):
+                return await behaviour(request, context)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            enter()
-            async with aclosing(behaviour(request, context)) as responses:
-                async for response in responses:
+            async with self._entered(context, bounded=bounded), aclosing(behaviour(request, context)) as said:
+                async for response in said:
                     yield response
 
         return unary if inspect.iscoroutinefunction(behaviour) else stream
+
+    @asynccontextmanager
+    async def _entered(
+        self, context: grpc.aio.ServicerContext[Any, Any], *, bounded: bool
+    ) -> AsyncIterator[None]:
+        # gRPC runs each call in a task of its own.
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        if bounded and self._watchers >= MAX_WATCHERS:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the limit is {MAX_WATCHERS} streams of this kind"
+            )
+        self._watchers += bounded
+        try:
+            yield
+        finally:
+            self._watchers -= bounded
+
+
+def _is_ours(method: str) -> bool:
+    return method.startswith("/dreamr.")
 
 
 Parse = Callable[[bytes], Any]

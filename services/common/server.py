@@ -23,7 +23,7 @@ from services.common.errors import OverloadedError
 from services.common.grpc_server import open_server
 from services.common.health import Health
 from services.common.identity import check_caller
-from services.common.interceptor import Check, StatusInterceptor
+from services.common.interceptor import MAX_WATCHERS, Check, StatusInterceptor
 from services.common.loop_lag import watched_loop
 from services.common.settings import ServiceSettings
 
@@ -97,7 +97,7 @@ async def _serve(settings: ServiceSettings, service: str, open_service: Open, *c
     if settings.tls_ca:
         checks = (check_caller, *checks)
     interceptor = StatusInterceptor(*checks)
-    server = open_server([interceptor], SERVER_OPTIONS, settings.max_calls)
+    server = open_server([interceptor], SERVER_OPTIONS, settings.max_calls + MAX_WATCHERS)
     health = Health(service)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((service, _HEALTH, reflection.SERVICE_NAME), server)

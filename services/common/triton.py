@@ -27,6 +27,7 @@ from services.common.channel import open_triton_channel
 from services.common.errors import (
     BrokenError,
     InvalidRequestError,
+    NotFoundError,
     OverloadedError,
     ServiceError,
     UnavailableError,
@@ -37,6 +38,7 @@ from services.common.errors import (
 # Our backend begins a message with the name of its status. The rest is how Triton and vLLM say it.
 _STATUS = re.compile(r"^([A-Z_]+): ")
 _ERRORS: tuple[tuple[re.Pattern[str], type[ServiceError]], ...] = (
+    (re.compile(r"version \d+ is not found", re.IGNORECASE), NotFoundError),
     (re.compile(r"queue is full|maximum queue size", re.IGNORECASE), OverloadedError),
     (
         re.compile(r"being unloaded|unknown model|no available versions|is not ready", re.IGNORECASE),

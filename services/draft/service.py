@@ -1,6 +1,7 @@
 """DraftService: continues a context and streams whole steps."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ from dreamr.v1 import draft_pb2, draft_pb2_grpc
 from dreamr.versions import MAX_VERSION
 from services.common import logs
 from services.common.answers import AnswerWriter
+from services.common.errors import NotFoundError, UnavailableError
 from services.common.pair import ReasoningSettings
 from services.common.prompts import Prompts
 from services.common.steps import StepWriter
@@ -55,15 +57,16 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
         images = [image.data for image in ahead.images]
         steps = list(ahead.steps)
         for _ in range(request.max_steps):
-            written = await self._writer.write(
-                self._prompts.reasoning(ahead.question, len(images), steps),
-                images,
-                sampling,
-                max_tokens=max_tokens,
-                seconds=seconds_left(context, self._max_seconds),
-                logprobs=request.logprobs,
-                version=version,
-            )
+            with _version_named(by_caller=request.HasField("model_version")):
+                written = await self._writer.write(
+                    self._prompts.reasoning(ahead.question, len(images), steps),
+                    images,
+                    sampling,
+                    max_tokens=max_tokens,
+                    seconds=seconds_left(context, self._max_seconds),
+                    logprobs=request.logprobs,
+                    version=version,
+                )
             yield draft_pb2.DraftResponse(
                 step=written.step, usage=written.usage, model_version=written.version
             )
@@ -76,13 +79,14 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
     ) -> draft_pb2.DraftServiceAnswerResponse:
         """The answer behind closed reasoning."""
         logs.bind_session(request.context.session_id)
-        written = await self._answers.write(
-            request.context,
-            request.sampling,
-            request.max_tokens if request.HasField("max_tokens") else None,
-            seconds_left(context, self._max_seconds),
-            self._version(request),
-        )
+        with _version_named(by_caller=request.HasField("model_version")):
+            written = await self._answers.write(
+                request.context,
+                request.sampling,
+                request.max_tokens if request.HasField("max_tokens") else None,
+                seconds_left(context, self._max_seconds),
+                self._version(request),
+            )
         return draft_pb2.DraftServiceAnswerResponse(
             text=written.text, usage=written.usage, truncated=written.truncated
         )
@@ -93,3 +97,14 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
             return self._shares.of(request.context.session_id)
         check_range("model_version", request.model_version, 1, MAX_VERSION)
         return request.model_version
+
+
+@contextmanager
+def _version_named(*, by_caller: bool) -> Iterator[None]:
+    """A version that Triton has not loaded: another worker may have it, unless the caller has made it up."""
+    try:
+        yield
+    except NotFoundError as error:
+        if by_caller:
+            raise
+        raise UnavailableError(str(error)) from error

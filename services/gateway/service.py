@@ -379,6 +379,9 @@ def _closing(request: gateway_pb2.ReasonRequest) -> list[Step]:
 def _check_session(session_id: str, caller: Caller) -> None:
     if not session_id or len(session_id) > MAX_SESSION_ID:
         raise InvalidRequestError.of("session_id", f"must have 1 to {MAX_SESSION_ID} characters")
+    # The store makes keys of them.
+    if not session_id.replace("-", "").isalnum() or not session_id.isascii():
+        raise InvalidRequestError.of("session_id", "must be of letters, digits and hyphens")
     if not caller.owns(session_id):
         # As if it were not there: whether it is, is nobody else's business.
         raise NotFoundError(f"there is no session {session_id}, or not any more")

@@ -59,6 +59,15 @@ def test_numbers_of_draft_workers_that_cannot_be_had(arguments: list[str], probl
     assert problem in ended.stderr
 
 
+def test_commands_run_where_only_what_they_need_is_installed() -> None:
+    """As in the images of services and of Triton, and behind `pip install dreamr`."""
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('cryptography', 'torch', 'trl', 'matplotlib'))\n"
+        "import dreamr.cli.main, dreamr.cli.ask, dreamr.cli.triton, dreamr.cluster.serve"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_importing_the_client_brings_no_heavy_library() -> None:
     code = (
         "import sys, dreamr; print([n for n in ('torch', 'transformers', 'matplotlib') if n in sys.modules])"

@@ -36,7 +36,7 @@ async def test_a_session_is_streamed_and_stored() -> None:
         assert stored.status is Status.FINISHED
         assert [gateway_pb2.Commit.FromString(step) for step in stored.steps] == commits(told)
         assert gateway_pb2.Finished.FromString(stored.outcome) == finished
-        assert len(stored.images) == 1
+        assert len(stored.image_names) == 1
         plan = gateway_pb2.ReasonRequest.FromString(stored.request).options
         assert (plan.policy, plan.window, plan.alpha, plan.max_steps) == ("fpsr", 4, PAIR.tbvm.alpha, 16)
         assert all(commit.verdict.seconds > 0 for commit in commits(told))

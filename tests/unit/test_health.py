@@ -8,6 +8,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.channel import open_channel
+from services.common.interceptor import MAX_WATCHERS
 from services.gateway.health_watch import watch_health
 from tests.unit.fake_services import FakeServices
 from tests.unit.fake_triton import serving
@@ -61,6 +62,28 @@ async def test_a_service_that_is_not_there_is_unknown(stub: health_pb2_grpc.Heal
     with pytest.raises(grpc.aio.AioRpcError, match="nobody") as caught:
         await stub.Check(asked, timeout=20)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_watchers_are_bounded_and_take_nobodys_place(
+    running: Worker, stub: health_pb2_grpc.HealthStub
+) -> None:
+    asked = health_pb2.HealthCheckRequest()
+    calls = [stub.Watch(asked, timeout=20) for _ in range(MAX_WATCHERS)]
+    for call in calls:
+        await call.read()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Watch(asked, timeout=20).read()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await stub.Check(asked, timeout=20)).status == Status.SERVING
+    calls[0].cancel()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await stub.Watch(asked, timeout=20).read()
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.01)
+            else:
+                break
 
 
 async def told_of(

@@ -8,6 +8,7 @@ from services.common.errors import (
     BrokenError,
     InvalidRequestError,
     LateError,
+    NotFoundError,
     OverloadedError,
     ServiceError,
     UnavailableError,
@@ -48,6 +49,7 @@ async def test_log_probabilities_come_best_first() -> None:
         ("The prompt (length 900) is longer than the maximum model length of 512", InvalidRequestError),
         ("[request id: <id_unknown>] Exceeds maximum queue size", OverloadedError),
         ("Request for unknown model: 'm' is not found", UnavailableError),
+        ("Request for unknown model: 'm' version 7 is not found", NotFoundError),
         ("something nobody thought of", BrokenError),
     ],
 )

@@ -97,6 +97,36 @@ async def test_the_draft_service_asks_for_the_sessions_version_and_tells_it(tmp_
     assert [seen.version for seen in triton.seen] == ["2", "7", "2", "1"]
 
 
+@pytest.mark.parametrize(("named", "code"), [(7, "NOT_FOUND"), (None, "UNAVAILABLE")])
+async def test_a_version_that_is_not_loaded_is_not_there_or_at_another_worker(
+    tmp_path: Path, named: int | None, code: str
+) -> None:
+    prompts = Prompts(make_tiny_model(tmp_path / "tiny"), ReasoningSettings())
+    VersionFile(stable=3).save(tmp_path / NAME)
+
+    def script(seen: Seen) -> list[Say]:
+        return [Say(error=f"Request for unknown model: 'draft' version {seen.version} is not found")]
+
+    async with serving_triton(script) as (_, address):
+        model = TritonModel(address, "draft")
+        service = DraftService(model, prompts, ReasoningSettings(), 5, VersionShares(tmp_path / NAME))
+
+        def add(server: grpc.aio.Server) -> None:
+            draft_pb2_grpc.add_DraftServiceServicer_to_server(service, server)
+
+        async with (
+            serving(add, interceptors=[StatusInterceptor()]) as where,
+            grpc.aio.insecure_channel(where) as channel,
+        ):
+            stub: draft_pb2_grpc.DraftServiceAsyncStub = draft_pb2_grpc.DraftServiceStub(channel)
+            context = common_pb2.Context(session_id="s", question="?")
+            request = draft_pb2.DraftRequest(context=context, max_steps=1, model_version=named)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Draft(request, timeout=5).read()
+        await model.close()
+    assert caught.value.code().name == code
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "draft"

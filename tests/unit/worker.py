@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from services.common.channel import SERVER_OPTIONS
 from services.common.health import Health
+from services.common.interceptor import StatusInterceptor
 from tests.unit.fake_services import FakeServices
 
 
@@ -30,7 +31,8 @@ class Worker:
 @asynccontextmanager
 async def worker(address: str = "127.0.0.1:0", parts: FakeServices | None = None) -> AsyncIterator[Worker]:
     """A replica that serves; it listens before the body begins."""
-    server, health, parts = grpc.aio.server(options=SERVER_OPTIONS), Health("part"), parts or FakeServices()
+    server = grpc.aio.server(interceptors=[StatusInterceptor()], options=SERVER_OPTIONS)
+    health, parts = Health("part"), parts or FakeServices()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     parts.add_to(server)
     port = server.add_insecure_port(address)

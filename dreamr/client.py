@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import grpc
 
 from dreamr import errors, events
+from dreamr.digest import commit_digest
 from dreamr.tls import Tls
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 
@@ -206,13 +207,13 @@ class AsyncClient:
             request: begins it; None where it has begun, as `session_id`, with so many commits known.
         """
         clock = asyncio.get_running_loop().time
-        started = False
+        started, digest = False, b""
         first: errors.DreamrError | None = None
         give_up, wait = 0.0, _WAIT_SECONDS
         for attempt, stub in enumerate(itertools.cycle(self._stubs), start=1):
             alive: float | None = None
             try:
-                stream = self._stream(stub, request, session_id, commits, deadline - clock())
+                stream = self._stream(stub, request, session_id, commits, digest, deadline - clock())
                 async with aclosing(stream) as responses:
                     async for response in responses:
                         alive = alive or clock()
@@ -224,7 +225,7 @@ class AsyncClient:
                         elif response.HasField("commit"):
                             if response.commit.index < commits:
                                 continue
-                            commits = response.commit.index + 1
+                            commits, digest = response.commit.index + 1, commit_digest(response.commit)
                             first = None
                         yield response
                         if response.HasField("finished"):
@@ -262,12 +263,15 @@ class AsyncClient:
         request: gateway_pb2.ReasonRequest | None,
         session_id: str,
         commits: int,
+        digest: bytes,
         seconds: float,
     ) -> AsyncGenerator[gateway_pb2.ReasonResponse, None]:
-        """One stream of the session: its first, or what comes behind so many commits."""
+        """One stream of the session: its first, or what comes behind the commits that are known."""
         call: Any
         if resumes := request is None or bool(session_id):
-            asked = gateway_pb2.ResumeRequest(session_id=session_id, from_index=commits)
+            asked = gateway_pb2.ResumeRequest(
+                session_id=session_id, from_index=commits, last_commit_digest=digest
+            )
             call = stub.Resume(asked, timeout=seconds, metadata=self._metadata)
         else:
             call = stub.Reason(request, timeout=seconds, metadata=self._metadata)

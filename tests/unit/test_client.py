@@ -1,6 +1,7 @@
 """The client against a fake gateway over real gRPC."""
 
 import asyncio
+import hashlib
 import io
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -48,12 +49,14 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         self.address = ""
         self.broken = False
         self.frozen = False
+        self.diverged = False
         self.breaks_behind: list[int] = []
         self.pause = 0.0
         self.breaks_by = grpc.StatusCode.UNAVAILABLE, "gone"
         self.refusals = 0
         self.forgets = 0
         self.resumed: list[tuple[str, int]] = []
+        self.digests: list[bytes] = []
 
     async def Reason(  # type: ignore[override]
         self, request: gateway_pb2.ReasonRequest, context: Context
@@ -78,9 +81,12 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         self, request: gateway_pb2.ResumeRequest, context: Context
     ) -> None:
         self.resumed.append((request.session_id, request.from_index))
+        self.digests.append(request.last_commit_digest)
         if self.refusals:
             self.refusals -= 1
             await context.abort(*FULL)
+        if self.diverged:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "went on otherwise")
         if self.forgets:
             self.forgets -= 1
             await context.abort(grpc.StatusCode.NOT_FOUND, "none")
@@ -305,6 +311,19 @@ async def test_what_was_resumed_is_looked_for_as_well() -> None:
             seen += [event async for event in events]
     assert [type(event) for event in seen] == [dreamr.Started, dreamr.Commit, dreamr.Finished]
     assert gateway.resumed == [("s", 0), ("s", 1), ("s", 1)]
+
+
+async def test_the_last_commit_is_shown_so_that_nothing_else_is_told_behind_it() -> None:
+    async with serving() as (gateway, client):
+        gateway.breaks_behind, gateway.breaks_by = [2, 1], (grpc.StatusCode.UNAVAILABLE, "gone")
+        await client.ask("q")
+        assert gateway.digests == [hashlib.sha256(b"0\n1\none .").digest()] * 2
+        gateway.breaks_behind = [1, 1]
+        await client.ask("q")
+        assert gateway.digests[2:] == [b""] * 2
+        gateway.breaks_behind, gateway.diverged = [2], True
+        with pytest.raises(dreamr.DivergedError, match="otherwise"):
+            await client.ask("q")
 
 
 async def test_it_is_not_looked_for_for_ever() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.chaos.faults import Faults
 from bench.chaos.proxy import Proxy
-from bench.chaos.watched import BAD, Watched, faults_of, watch
+from bench.chaos.watched import BAD, Listener, Watched, faults_of, watch
 from bench.questions import Question
 from dreamr.cli.running import room_for
 from dreamr.client import AsyncClient
@@ -88,7 +88,7 @@ async def trouble(
             while begun < len(questions) or not faults.enough(min_faults):
                 begun += 1
                 question, client = next(turns)
-                seen = await watch(client.reason(question.text, images=[question.image]))
+                seen = await watch(client, client.reason(question.text, images=[question.image]))
                 stored = await _stored(straight, seen, faults)
                 found.append(Outcome(seen, stored, faults.emptied < seen.ended))
                 on_answer()
@@ -126,8 +126,8 @@ def _straight(cluster: Cluster) -> list[str]:
     return [address for name, address in cluster.addresses.items() if name.startswith("gateway")]
 
 
-def _client(addresses: Sequence[str]) -> AsyncClient:
-    return AsyncClient(",".join(addresses), timeout=_ANSWER_SECONDS, resume_seconds=_RESUME_SECONDS)
+def _client(addresses: Sequence[str]) -> Listener:
+    return Listener(",".join(addresses), timeout=_ANSWER_SECONDS, resume_seconds=_RESUME_SECONDS)
 
 
 async def _stored(client: AsyncClient, seen: Watched, faults: Faults) -> Session | None:
@@ -140,7 +140,10 @@ async def _stored(client: AsyncClient, seen: Watched, faults: Faults) -> Session
             while faults.emptied < seen.ended:
                 try:
                     found = await client.session(seen.session_id)
-                    if len(found.steps) >= len(seen.commits):
+                    # It is finished in the store only once its client has heard the answer.
+                    if len(found.steps) >= len(seen.commits) and not (
+                        seen.finished and found.status == "running"
+                    ):
                         return found
                 except DreamrError:
                     pass  # the store is away, a gateway frozen, or it is not written back yet

@@ -1,11 +1,12 @@
 """One session as it was told, stream by stream, and as its client has it; compared with what is stored."""
 
+import asyncio
 import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dreamr.client import AsyncClient
 from dreamr.errors import DreamrError
@@ -84,11 +85,14 @@ async def watch(
     client: Listener,
     stream: AsyncGenerator[Event, None],
     on_started: Callable[[str], None] = lambda _: None,
+    *,
+    leaves: bool = False,
 ) -> Watched:
     """Hears a session of this client's to its end, and keeps everything.
 
     Args:
         on_started: told the session's id.
+        leaves: behind the first commit.
     """
     found, heard = Watched(), time.perf_counter()
     try:
@@ -101,6 +105,8 @@ async def watch(
                     on_started(event.session_id)
                 elif isinstance(event, Commit):
                     found.commits.append(event)
+                    if leaves:
+                        break
                 elif isinstance(event, Finished):
                     found.finished = event
     except DreamrError as error:
@@ -108,6 +114,25 @@ async def watch(
     found.ended = time.perf_counter()
     found.streams = client.streams.pop(found.session_id, [])
     return found
+
+
+async def watch_in_background(client: Listener, stream: AsyncGenerator[Event, None], away: float) -> Watched:
+    """Leaves a session in the background behind its first commit, and comes back to it.
+
+    Args:
+        away: seconds; they are no stall.
+    """
+    left = await watch(client, stream, leaves=True)
+    if left.finished or left.failure:
+        return left
+    await asyncio.sleep(away)
+    found = await watch(client, client.resume(left.session_id))
+    return replace(
+        found,
+        session_id=left.session_id,
+        streams=[*left.streams, *found.streams],
+        longest_stall=max(left.longest_stall, found.longest_stall),
+    )
 
 
 def faults_of(found: Watched, stored: Session | None, *, compared: bool = True) -> Counter[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from bench.chaos.fight import problems
 from bench.chaos.proxy import Proxy
-from bench.chaos.watched import BAD, Listener, Stream, Watched, faults_of, watch
+from bench.chaos.watched import BAD, Listener, Stream, Watched, faults_of, watch, watch_in_background
 from dreamr.events import Commit, Finished, Session, from_proto
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from tests.unit.fake_triton import serving
@@ -102,6 +102,18 @@ async def test_what_the_client_drops_is_judged_too() -> None:
     assert [one.text for one in found.commits] == ["one"]
     assert [one.first for one in found.streams] == [0, 1]
     assert +faults_of(found, None, compared=False) == {"repeated": 1, "changed": 1}
+
+
+async def test_who_comes_back_hears_all_and_what_it_heard_before_is_judged() -> None:
+    def add(server: grpc.aio.Server) -> None:
+        gateway_pb2_grpc.add_ReasoningServiceServicer_to_server(Repeating(), server)  # type: ignore[abstract]
+
+    async with serving(add) as address, Listener(address, timeout=10, resume_seconds=5) as client:
+        found = await watch_in_background(client, client.reason("q", background=True), 0)
+    assert [one.text for one in found.commits] == ["other"]
+    assert found.finished
+    assert [one.first for one in found.streams] == [0, 0]
+    assert +faults_of(found, None, compared=False) == {"changed": 1}
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ audit: setup ## known vulnerabilities of the packages that are installed; asks P
 soak: setup ## memory, descriptors, threads and tasks over half an hour at half of the capacity
 	$(BIN)/python -m bench.soak --minutes 30 --load 0.5
 
-chaos: setup ## 1,000 sessions on a cluster whose parts are killed, frozen and cut off
+chaos: setup ## 1,000 sessions on a cluster whose parts are killed, frozen, stopped and cut off
 	$(BIN)/dreamr chaos --sessions 1000 --seed 1 --pair emulated:qwen3vl-32b-2b --json .cache/chaos.json
 
 fight: setup ## two gateways fight for 1,000 sessions

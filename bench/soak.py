@@ -118,6 +118,8 @@ class Load:
             await asyncio.sleep(self._chance.uniform(0.0, 0.2))
             task.cancel()
             await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
 
 
 async def measure(

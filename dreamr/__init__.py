@@ -8,6 +8,7 @@ from dreamr.client import AsyncClient
 from dreamr.errors import (
     AuthenticationError,
     DeadlineError,
+    DivergedError,
     DreamrError,
     ForbiddenError,
     InvalidRequestError,
@@ -28,6 +29,7 @@ __all__ = [
     "AuthenticationError",
     "Commit",
     "DeadlineError",
+    "DivergedError",
     "DreamrError",
     "Event",
     "Finished",

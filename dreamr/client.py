@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import grpc
 
 from dreamr import errors, events
+from dreamr.digest import commit_digest
 from dreamr.tls import Tls
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 
@@ -42,7 +43,8 @@ class AsyncClient:
     Args:
         address: `HOST:PORT` of a gateway, or several with commas between.
         timeout: seconds that a question may take unless told otherwise.
-        resume_seconds: how long an answer that broke off is looked for before UnavailableError; 0 not at all.
+        resume_seconds: how long an answer that broke off is looked for, from when it broke off, before
+            UnavailableError; 0 not at all.
         tls: how to verify the gateways and what to show them; None for gateways without TLS.
         api_key: for gateways that want one. Without `tls` whoever is on the way can read it.
 
@@ -205,24 +207,25 @@ class AsyncClient:
             request: begins it; None where it has begun, as `session_id`, with so many commits known.
         """
         clock = asyncio.get_running_loop().time
-        started = False
+        started, digest = False, b""
         first: errors.DreamrError | None = None
-        give_up, wait = clock() + self._resume_seconds, _WAIT_SECONDS
+        give_up, wait = 0.0, _WAIT_SECONDS
         for attempt, stub in enumerate(itertools.cycle(self._stubs), start=1):
-            pause = wait
+            alive: float | None = None
             try:
-                stream = self._stream(stub, request, session_id, commits, deadline - clock())
+                stream = self._stream(stub, request, session_id, commits, digest, deadline - clock())
                 async with aclosing(stream) as responses:
                     async for response in responses:
+                        alive = alive or clock()
                         if response.HasField("started"):
                             if started:
                                 continue
                             started, session_id = True, response.started.session_id
+                            first = None
                         elif response.HasField("commit"):
                             if response.commit.index < commits:
                                 continue
-                            commits = response.commit.index + 1
-                            give_up, wait = clock() + self._resume_seconds, _WAIT_SECONDS
+                            commits, digest = response.commit.index + 1, commit_digest(response.commit)
                             first = None
                         yield response
                         if response.HasField("finished"):
@@ -234,14 +237,21 @@ class AsyncClient:
                     if not session_id and attempt >= len(self._stubs):
                         # Nothing has begun, and nobody has room: the caller knows best what to do.
                         raise failure from error
-                    pause = max(wait, failure.retry_after or 0) if session_id else 0
-                elif isinstance(failure, errors.NotFoundError) and request and session_id:
+                elif isinstance(failure, errors.NotFoundError) and started:
                     pass  # a store that came back empty: the session's gateway is about to write it back
+                elif isinstance(failure, errors.DeadlineError) and clock() + wait < deadline:
+                    pass  # the gateway's own limit for a call, not the caller's
                 elif not isinstance(failure, errors.UnavailableError):
                     raise failure from error
             # The gateway has gone, or its target: the session is kept, and another may go on with it.
-            # What happened first tells more than how the attempts to go on failed.
-            first = first or failure
+            # What happened first tells more than how the attempts to go on failed; a stream that has lasted
+            # had gone on.
+            lasted = alive is not None and clock() - alive >= self._resume_seconds
+            if first is None or lasted:
+                first, give_up, wait = failure, clock() + self._resume_seconds, _WAIT_SECONDS
+            pause = wait
+            if isinstance(failure, errors.OverloadedError):
+                pause = max(wait, failure.retry_after or 0) if session_id else 0
             if clock() + pause >= min(give_up, deadline):
                 raise first
             await asyncio.sleep(pause)
@@ -253,12 +263,15 @@ class AsyncClient:
         request: gateway_pb2.ReasonRequest | None,
         session_id: str,
         commits: int,
+        digest: bytes,
         seconds: float,
     ) -> AsyncGenerator[gateway_pb2.ReasonResponse, None]:
-        """One stream of the session: its first, or what comes behind so many commits."""
+        """One stream of the session: its first, or what comes behind the commits that are known."""
         call: Any
         if resumes := request is None or bool(session_id):
-            asked = gateway_pb2.ResumeRequest(session_id=session_id, from_index=commits)
+            asked = gateway_pb2.ResumeRequest(
+                session_id=session_id, from_index=commits, last_commit_digest=digest
+            )
             call = stub.Resume(asked, timeout=seconds, metadata=self._metadata)
         else:
             call = stub.Reason(request, timeout=seconds, metadata=self._metadata)
@@ -289,16 +302,17 @@ class AsyncClient:
     async def _any(
         self, method: "Callable[[gateway_pb2_grpc.ReasoningServiceAsyncStub], Any]", request: Any
     ) -> Any:
-        """What the first gateway that can be reached says."""
-        failure: errors.DreamrError | None = None
-        for stub in self._stubs:
+        """What the first gateway that can be reached says; they share the time for a call."""
+        clock = asyncio.get_running_loop().time
+        failure, deadline = errors.DreamrError(), clock() + _CALL_SECONDS
+        for left, stub in zip(range(len(self._stubs), 0, -1), self._stubs, strict=True):
+            seconds = (deadline - clock()) / left
             try:
-                return await method(stub)(request, timeout=_CALL_SECONDS, metadata=self._metadata)
+                return await method(stub)(request, timeout=seconds, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 failure = errors.from_rpc(error)
-                if not isinstance(failure, errors.UnavailableError):
+                if not isinstance(failure, errors.UnavailableError | errors.DeadlineError):
                     raise failure from error
-        assert failure
         raise failure
 
     async def ask(

@@ -4,6 +4,7 @@ DreamrError
 ├── InvalidRequestError   a field of the request is wrong; the message names it and its limit
 ├── NotFoundError         there is no such session, or not any more
 ├── SessionCancelledError the session was cancelled
+├── DivergedError         the session went on otherwise than its client was told
 ├── OverloadedError       the cluster is full, or the request too large; try again later, or smaller
 ├── UnavailableError      the cluster cannot be reached, or its target model is down
 ├── DeadlineError         no answer within the time given
@@ -32,6 +33,10 @@ class NotFoundError(DreamrError):
 
 class SessionCancelledError(DreamrError):
     """Somebody cancelled the session."""
+
+
+class DivergedError(DreamrError):
+    """The session went on otherwise behind an earlier step: what was told of it before no longer holds."""
 
 
 class OverloadedError(DreamrError):
@@ -83,6 +88,7 @@ _BY_STATUS: dict[grpc.StatusCode, type[DreamrError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.CANCELLED: SessionCancelledError,
+    grpc.StatusCode.FAILED_PRECONDITION: DivergedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,

@@ -1,1 +1,1 @@
-"""Sessions on a real cluster while its parts are killed, frozen and cut off, at seeded random moments."""
+"""Sessions on a cluster while its parts are killed, frozen, stopped and cut off, at seeded random moments."""

@@ -1,4 +1,4 @@
-"""What goes wrong: parts of a cluster, chosen at random, are killed, frozen or cut off, and come back."""
+"""What goes wrong: parts of a cluster, at random, are killed, frozen, stopped or cut off, and come back."""
 
 import asyncio
 import random
@@ -20,6 +20,7 @@ class Kind(StrEnum):
 
     KILLED = "killed"
     FROZEN = "frozen"
+    DRAINED = "drained"
     CUT = "cut"
     SWALLOWED = "swallowed"
     DELAYED = "delayed"
@@ -28,7 +29,7 @@ class Kind(StrEnum):
 
 
 LINK_KINDS = (Kind.CUT, Kind.SWALLOWED, Kind.DELAYED)
-KINDS = (Kind.KILLED, Kind.FROZEN, *LINK_KINDS)
+KINDS = (Kind.KILLED, Kind.FROZEN, Kind.DRAINED, *LINK_KINDS)
 STORE_KINDS = (Kind.STORE_RESTARTED, Kind.STORE_EMPTIED)
 _REDIS = "redis"
 _STARTS = 5
@@ -36,6 +37,7 @@ _STARTS = 5
 _MOVING = ("gateway", "target", "triton")
 _PAUSE_SECONDS = 0.5, 2.0
 _FROZEN_SECONDS = 0.5, 3.0
+_DRAIN_SECONDS = 30.0
 _HELD_SECONDS = 0.5, 3.0
 _DELAY_SECONDS = 0.05, 0.3
 
@@ -67,7 +69,7 @@ class Faults:
         store: bool,
         settle_seconds: float,
     ) -> None:
-        self.kinds = (*KINDS, *STORE_KINDS) if store else KINDS
+        self.kinds: tuple[Kind, ...] = (*KINDS, *STORE_KINDS) if store else KINDS
         self.injected: Counter[str] = Counter()
         self.parts: dict[str, Counter[str]] = {kind: Counter() for kind in self.kinds}
         self.emptied = float("-inf")
@@ -115,6 +117,8 @@ class Faults:
         """Parts that a kind of fault may hit."""
         if kind in STORE_KINDS:
             return [_REDIS]
+        if kind is Kind.DRAINED:
+            return [name for name in self._cluster.processes if name.startswith("gateway")]
         found = self._links if kind in LINK_KINDS else [*self._cluster.tritons, *self._cluster.processes]
         return [name for name in found if name != _REDIS or (store and kind in LINK_KINDS)]
 
@@ -124,6 +128,10 @@ class Faults:
                 await self._hurt_link(kind, self._links[part])
             elif kind is Kind.FROZEN:
                 await self._freeze(part)
+            elif kind is Kind.DRAINED:
+                # It hands its sessions over, and ends by itself.
+                await self._cluster.processes[part].stop(_DRAIN_SECONDS)
+                await self._restart(part, empty=False)
             else:
                 if kind is Kind.STORE_EMPTIED:
                     self.emptied = time.perf_counter()

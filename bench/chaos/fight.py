@@ -11,6 +11,7 @@ import json
 import signal
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from statistics import median
@@ -19,11 +20,10 @@ from typing import Any
 from tqdm import tqdm
 
 from bench.chaos.ledger import Ledger
-from bench.chaos.watched import BAD, Watched, faults_of, watch
+from bench.chaos.watched import BAD, Listener, Watched, faults_of, watch
 from bench.questions import Question, held_out
-from dreamr.client import AsyncClient
 from dreamr.cluster.cluster import Cluster
-from dreamr.events import Commit, Session, from_proto
+from dreamr.events import Session, session_from_proto
 from dreamr.v1 import gateway_pb2
 
 PAIR = f"emulated:{Path(__file__).with_name('quick.toml')}"
@@ -31,7 +31,9 @@ LEASE_SECONDS = 0.4
 FEWEST = 2
 """A session that went to another owner less often does not count: it was not fought for."""
 _FROZEN_SECONDS, _AWAKE_SECONDS = 0.9, 0.2
-_ANSWER_SECONDS = 300.0
+_ANSWER_SECONDS, _STORED_TENTHS = 300.0, 100
+_ENOUGH = 100
+"""Of so many sessions that were fought for, some owner must have tried to append under a stale fence."""
 
 
 async def fight(times: int, *, at_once: int, seed: int) -> dict[str, Any]:
@@ -42,7 +44,7 @@ async def fight(times: int, *, at_once: int, seed: int) -> dict[str, Any]:
     async with Cluster(pair=PAIR, gateways=2, settings=settings) as cluster, AsyncExitStack() as stack:
         one, other = [
             await stack.enter_async_context(
-                AsyncClient(address, timeout=_ANSWER_SECONDS, resume_seconds=_ANSWER_SECONDS)
+                Listener(address, timeout=_ANSWER_SECONDS, resume_seconds=_ANSWER_SECONDS)
             )
             for address in cluster.gateways
         ]
@@ -67,6 +69,11 @@ async def fight(times: int, *, at_once: int, seed: int) -> dict[str, Any]:
             finally:
                 fighting.cancel()
                 await asyncio.wait([fighting])
+            # A session is finished in the store only once its client has heard the answer.
+            for _ in range(_STORED_TENTHS):
+                if all(ledger.end(session_id) for session_id, _ in found):
+                    break
+                await asyncio.sleep(0.1)
     bad = sum((faults_of(seen, _logged(ledger, session_id)) for session_id, seen in found), Counter())
     takeovers = [ledger.takeovers[session_id] for session_id, _ in found[::2]]
     return {
@@ -83,16 +90,16 @@ async def fight(times: int, *, at_once: int, seed: int) -> dict[str, Any]:
     }
 
 
-async def _contend(one: AsyncClient, other: AsyncClient, question: Question) -> tuple[Watched, Watched]:
+async def _contend(one: Listener, other: Listener, question: Question) -> tuple[Watched, Watched]:
     """One client asks, and as soon as the session has begun another follows it at the other gateway."""
     started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def follow() -> Watched:
-        return await watch(other.resume(await started))
+        return await watch(other, other.resume(await started))
 
     async with asyncio.TaskGroup() as group:
         follows = group.create_task(follow())
-        seen = await watch(one.reason(question.text, images=[question.image]), started.set_result)
+        seen = await watch(one, one.reason(question.text, images=[question.image]), started.set_result)
         if not started.done():
             raise RuntimeError(f"a session did not begin: {seen.failure}")
     return seen, follows.result()
@@ -110,13 +117,28 @@ async def _freeze_in_turn(cluster: Cluster) -> None:
 
 def _logged(ledger: Ledger, session_id: str) -> Session:
     """A session as the log has it."""
-    commits = [gateway_pb2.Commit.FromString(step) for step in ledger.steps(session_id)]
-    events = [from_proto(gateway_pb2.ReasonResponse(commit=commit)) for commit in commits]
-    return Session("", False, tuple(event for event in events if isinstance(event, Commit)), None)
+    status, outcome = ledger.end(session_id) or ("running", b"")
+    return session_from_proto(
+        gateway_pb2.GetSessionResponse(
+            status=f"SESSION_STATUS_{status.upper()}",
+            commits=[gateway_pb2.Commit.FromString(step) for step in ledger.steps(session_id)],
+            finished=gateway_pb2.Finished.FromString(outcome) if outcome else None,
+        )
+    )
+
+
+def problems(report: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a fight, in words."""
+    found = [*report["wrong"], *(f"{name}: {report[name]}" for name in BAD if report[name])]
+    if report["fought"] >= _ENOUGH and not report["refused"].get("append"):
+        found.append("nobody tried to append under a stale fence")
+    return found
 
 
 def main() -> None:
-    """Runs the command; exits with 1 where owners' steps were mixed or a client heard what was not kept."""
+    """Runs the command; exits with 1 where owners' steps were mixed, a client heard what was not kept, or
+    nothing was fought for.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=1000, help="sessions that are fought for")
     parser.add_argument("--at-once", type=int, default=24)
@@ -128,8 +150,8 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(text)
     sys.stdout.write(text)
-    if report["wrong"] or any(report[name] for name in BAD):
-        raise SystemExit(1)
+    if found := problems(report):
+        raise SystemExit("; ".join(found))
 
 
 if __name__ == "__main__":

@@ -30,11 +30,12 @@ _SCRIPTS = {
 
 @dataclass(slots=True)
 class _Session:
-    """What the log says of one session: its newest fence, whose that is, and the steps so far."""
+    """What the log says of one session: its newest fence, whose that is, the steps so far, and its end."""
 
     fence: int = 0
     owner: str = ""
     steps: list[bytes] = field(default_factory=list)
+    end: tuple[str, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,10 @@ class Ledger:
         """All that was appended to a session, in order."""
         return self._sessions[session_id].steps if session_id in self._sessions else []
 
+    def end(self, session_id: str) -> tuple[str, bytes] | None:
+        """Status and outcome of a session that has ended."""
+        return self._sessions[session_id].end if session_id in self._sessions else None
+
     def _of(self, key: bytes) -> _Session:
         match = _KEY.match(key)
         return self._sessions.setdefault(match[1].decode(), _Session()) if match else _Session()
@@ -144,6 +149,10 @@ class Ledger:
         elif name == b"HSET" and call and call.script in ("RENEW", "END"):
             if call.sender != session.owner or int(call.arguments[0]) != session.fence:
                 self.wrong.append(f"{session_id}: {call.script} by {call.sender} beside {session.owner}")
+            if call.script == "END":
+                self.wrong += [f"{session_id}: ended twice"] if session.end else []
+                fields = dict(zip(words[1::2], words[2::2], strict=True))
+                session.end = fields[b"status"].decode(), fields[b"outcome"]
         elif name in (b"HSET", b"HINCRBY", b"DEL", b"LSET", b"LPUSH", b"LTRIM") and (
             not call or call.script not in ("TAKE_OVER", "CANCEL", "END")
         ):

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -11,7 +12,7 @@ from typing import Any
 
 from bench.chaos.faults import Faults
 from bench.chaos.proxy import Proxy
-from bench.chaos.watched import BAD, Watched, faults_of, watch
+from bench.chaos.watched import BAD, Listener, Watched, faults_of, watch, watch_in_background
 from bench.questions import Question
 from dreamr.cli.running import room_for
 from dreamr.client import AsyncClient
@@ -24,6 +25,8 @@ _ANSWER_SECONDS = 600.0
 # A part that is killed again and again is away for longer than people would wait.
 _RESUME_SECONDS = 120.0
 _STORED_SECONDS = 30.0
+_LEAVES_EVERY = 4
+_AWAY_SECONDS = 0.0, 2 * LEASE_SECONDS
 # A lease lapses, its client asks again, and the next owner renews for the first time.
 _SETTLE_SECONDS = 4 * LEASE_SECONDS
 
@@ -53,6 +56,9 @@ async def trouble(
 ) -> dict[str, Any]:
     """Asks all questions, some at a time, of a cluster with three gateways and two draft workers.
 
+    Every fourth session is one in the background, which its client leaves and comes back to; not where the
+    store is troubled too, since what a session that nobody holds has not stored is lost.
+
     Args:
         min_faults: of each kind; the questions are asked again until there were so many.
         store: Redis is killed too, and comes back with what it had or empty.
@@ -61,6 +67,8 @@ async def trouble(
     settings = {
         **room_for(at_once),
         "DREAMR_GATEWAY_LEASE_SECONDS": str(LEASE_SECONDS),
+        # No session fails because parts are down as often as they are here.
+        "DREAMR_GATEWAY_MAX_ADOPTIONS": "1000",
         "log_level": "ERROR",
     }
     links: dict[str, Proxy] = {}
@@ -81,14 +89,19 @@ async def trouble(
         faults = Faults(cluster, links, seed, store=store, settle_seconds=_SETTLE_SECONDS)
         turns = zip(itertools.cycle(questions), itertools.cycle(clients), strict=False)
         found: list[Outcome] = []
-        begun = 0
+        begun, chance = 0, random.Random(seed)
 
         async def ask_on() -> None:
             nonlocal begun
             while begun < len(questions) or not faults.enough(min_faults):
                 begun += 1
                 question, client = next(turns)
-                seen = await watch(client.reason(question.text, images=[question.image]))
+                leaves = not store and begun % _LEAVES_EVERY == 0
+                asked = client.reason(question.text, images=[question.image], background=leaves)
+                if leaves:
+                    seen = await watch_in_background(client, asked, chance.uniform(*_AWAY_SECONDS))
+                else:
+                    seen = await watch(client, asked)
                 stored = await _stored(straight, seen, faults)
                 found.append(Outcome(seen, stored, faults.emptied < seen.ended))
                 on_answer()
@@ -126,8 +139,8 @@ def _straight(cluster: Cluster) -> list[str]:
     return [address for name, address in cluster.addresses.items() if name.startswith("gateway")]
 
 
-def _client(addresses: Sequence[str]) -> AsyncClient:
-    return AsyncClient(",".join(addresses), timeout=_ANSWER_SECONDS, resume_seconds=_RESUME_SECONDS)
+def _client(addresses: Sequence[str]) -> Listener:
+    return Listener(",".join(addresses), timeout=_ANSWER_SECONDS, resume_seconds=_RESUME_SECONDS)
 
 
 async def _stored(client: AsyncClient, seen: Watched, faults: Faults) -> Session | None:
@@ -140,7 +153,10 @@ async def _stored(client: AsyncClient, seen: Watched, faults: Faults) -> Session
             while faults.emptied < seen.ended:
                 try:
                     found = await client.session(seen.session_id)
-                    if len(found.steps) >= len(seen.commits):
+                    # It is finished in the store only once its client has heard the answer.
+                    if len(found.steps) >= len(seen.commits) and not (
+                        seen.finished and found.status == "running"
+                    ):
                         return found
                 except DreamrError:
                     pass  # the store is away, a gateway frozen, or it is not written back yet

@@ -33,7 +33,7 @@ def chaos(
     ] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
 ) -> None:
-    """Kill, freeze and cut off parts of a cluster while it works; exits with 1 where anything is lost.
+    """Kill, freeze, stop and cut off parts of a cluster while it works; exits with 1 where anything is lost.
 
     Faults are drawn so that all kinds, and for each kind all parts, come equally often.
     """

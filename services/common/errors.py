@@ -4,6 +4,7 @@ ServiceError
 ├── InvalidRequestError   a field is wrong; the message names it and its limit
 ├── NotFoundError         there is no such session
 ├── SessionCancelledError somebody asked for the session's end
+├── DivergedError         the session is not the one that the caller knows
 ├── OverloadedError       a bound is reached; try again later
 ├── UnavailableError      a part that is needed is down
 ├── LateError             the deadline passed
@@ -37,6 +38,10 @@ class NotFoundError(ServiceError):
 
 class SessionCancelledError(ServiceError):
     """The session was cancelled by a call to `Cancel`."""
+
+
+class DivergedError(ServiceError):
+    """The session went on otherwise than its client was told."""
 
 
 class OverloadedError(ServiceError):
@@ -83,6 +88,7 @@ STATUSES: dict[type[ServiceError], Status] = {
     InvalidRequestError: Status(grpc.StatusCode.INVALID_ARGUMENT, HTTPStatus.BAD_REQUEST),
     NotFoundError: Status(grpc.StatusCode.NOT_FOUND, HTTPStatus.NOT_FOUND),
     SessionCancelledError: Status(grpc.StatusCode.CANCELLED, HTTPStatus.GONE),
+    DivergedError: Status(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT),
     OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
     UnavailableError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
     LateError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT),
@@ -95,6 +101,8 @@ _ERRORS = {
     **{status.grpc: error for error, status in STATUSES.items()},
     # Nobody here cancelled it: the other side went away.
     grpc.StatusCode.CANCELLED: UnavailableError,
+    # Parts know no sessions.
+    grpc.StatusCode.FAILED_PRECONDITION: BrokenError,
     # A part that refuses this service is set up wrongly: the caller's own rights are not in question.
     grpc.StatusCode.UNAUTHENTICATED: BrokenError,
     grpc.StatusCode.PERMISSION_DENIED: BrokenError,

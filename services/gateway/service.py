@@ -8,9 +8,11 @@ from typing import Any
 import grpc
 import structlog
 
+from dreamr.digest import commit_digest
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common import logs
 from services.common.errors import (
+    DivergedError,
     InvalidRequestError,
     LateError,
     NotFoundError,
@@ -42,6 +44,7 @@ log = structlog.get_logger()
 SESSION_KEY, COMMITTED_KEY = "dreamr-session-id", "dreamr-committed-steps"
 
 MAX_REQUEST_ID = 128
+_DIGEST_BYTES = 32
 
 # How often the store is asked for news of a session that another gateway works on.
 _FOLLOW_SECONDS = 0.1
@@ -146,6 +149,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         """What the client has missed, then the live rest."""
         with self._caller(context) as caller:
             _check_session(request.session_id, caller)
+            if len(request.last_commit_digest) not in (0, _DIGEST_BYTES):
+                raise InvalidRequestError.of("last_commit_digest", f"must have {_DIGEST_BYTES} bytes")
             await self._follow(
                 request.session_id,
                 request.from_index,
@@ -153,6 +158,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 caller,
                 lambda response: _write(context, gateway_pb2.ResumeResponse(happened=response)),
                 context,
+                request.last_commit_digest if request.from_index else b"",
             )
 
     async def GetSession(  # noqa: N802 - the name is the proto's
@@ -191,24 +197,48 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         return self.entrance.call(context.invocation_metadata() or ())
 
     async def _follow(
-        self, session_id: str, first: int, deadline: float, caller: Caller, send: Send, context: Context
+        self,
+        session_id: str,
+        first: int,
+        deadline: float,
+        caller: Caller,
+        send: Send,
+        context: Context,
+        digest: bytes = b"",
     ) -> None:
-        """Tells of a session from a commit on; where nobody works on it, goes on with it."""
+        """Tells of a session from a commit on; where nobody works on it, goes on with it.
+
+        Args:
+            digest: of the commit before, as the client knows it; empty where it does not say.
+        """
         async with _until(deadline):
-            await self._tell(session_id, first, deadline, caller, send, context)
+            await self._tell(session_id, first, deadline, caller, send, context, digest)
 
     async def _tell(
-        self, session_id: str, first: int, deadline: float, caller: Caller, send: Send, context: Context
+        self,
+        session_id: str,
+        first: int,
+        deadline: float,
+        caller: Caller,
+        send: Send,
+        context: Context,
+        digest: bytes,
     ) -> None:
         started = False
         lacks_until = float("inf")
         while True:
             # Asked again and again: not for megabytes of images.
-            stored = await self._load(session_id, first, with_images=False)
+            stored = await self._load(session_id, first - bool(digest), with_images=False)
+            steps = stored.steps
+            if digest and (steps or stored.status is Status.FINISHED):
+                known = steps and commit_digest(gateway_pb2.Commit.FromString(steps[0])) == digest
+                if not known:
+                    raise DivergedError(f"session {session_id} went on otherwise than its client knows")
+                steps, digest = steps[1:], b""
             if not started:
                 await send(gateway_pb2.ReasonResponse(started=self._started(session_id, stored)))
                 started = True
-            for step in stored.steps:
+            for step in steps:
                 await send(gateway_pb2.ReasonResponse(commit=gateway_pb2.Commit.FromString(step)))
                 first += 1
             if stored.status is Status.FINISHED:
@@ -220,7 +250,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             if stored.status is Status.FAILED:
                 raise InvalidRequestError(f"session {session_id} failed: it was refused, or tried too often")
             if not stored.held:
-                if not stored.steps and await self._lacks(session_id, first):
+                if not steps and (digest or await self._lacks(session_id, first)):
                     now = asyncio.get_running_loop().time()
                     lacks_until = min(lacks_until, now + self._settings.lease_seconds)
                     if now >= lacks_until:

@@ -75,6 +75,26 @@ def test_a_true_log_is_believed() -> None:
     assert (ledger.takeovers["s"], ledger.refused["append"]) == (1, 1)
 
 
+def end(sender: str, fence: int) -> list[str]:
+    return [
+        script(sender, redis_scripts.END, KEYS, fence, "finished", r"\x0a\x0242", 60),
+        line("lua", "HMGET", SESSION, "fence", "status"),
+        line("lua", "HSET", SESSION, "status", "finished", "outcome", r"\x0a\x0242"),
+    ]
+
+
+def test_an_end_is_heard_once() -> None:
+    ledger = heard(TRUE)
+    assert ledger.end("s") is None
+    for one in end(OTHER, 71):
+        ledger.hear(one)
+    assert ledger.end("s") == ("finished", b"\n\x0242")
+    assert ledger.wrong == []
+    for one in end(OTHER, 71):
+        ledger.hear(one)
+    assert ledger.wrong == ["s: ended twice"]
+
+
 RENEWED = [
     script(ONE, redis_scripts.RENEW, KEYS, 70, 400, 60),
     line("lua", "HSET", SESSION, "leased", 3),

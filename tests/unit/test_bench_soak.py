@@ -1,8 +1,12 @@
-"""What counts as flat."""
+"""What counts as flat, and what a load must not hide."""
+
+from typing import Any
 
 import pytest
 
-from bench.soak import Sizes, grown
+import dreamr
+from bench.questions import Question
+from bench.soak import Load, Sizes, grown
 
 
 def samples(name: str, *values: float) -> list[Sizes]:
@@ -23,3 +27,14 @@ def test_a_moment_is_no_growth() -> None:
     steady = samples("tasks", 40, 40, 40)
     steady[25]["gateway"]["tasks"] = 200
     assert grown(steady) == []
+
+
+async def test_a_cancelled_session_that_failed_before_is_told() -> None:
+    class Broken:
+        async def ask(self, *_: Any, **__: Any) -> None:
+            raise dreamr.ServerError("broken")
+
+    load = Load(Broken(), [Question((b"",), "q", None)], seed=1)  # type: ignore[arg-type]
+    load.asked = 3
+    with pytest.raises(dreamr.ServerError, match="broken"):
+        await load._ask()

@@ -1,6 +1,7 @@
 """The client against a fake gateway over real gRPC."""
 
 import asyncio
+import hashlib
 import io
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -47,10 +48,15 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         self.says = [STARTED, COMMIT, FINISHED]
         self.address = ""
         self.broken = False
+        self.frozen = False
+        self.diverged = False
         self.breaks_behind: list[int] = []
+        self.pause = 0.0
+        self.breaks_by = grpc.StatusCode.UNAVAILABLE, "gone"
         self.refusals = 0
         self.forgets = 0
         self.resumed: list[tuple[str, int]] = []
+        self.digests: list[bytes] = []
 
     async def Reason(  # type: ignore[override]
         self, request: gateway_pb2.ReasonRequest, context: Context
@@ -63,7 +69,8 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
             for response in self.says[: await self._breaks(len(self.says))]:
                 await context.write(response)
             if self.broken:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+                await asyncio.sleep(self.pause)
+                await context.abort(*self.breaks_by)
             if len(self.says) < 3:
                 await self.hold.wait()
         except asyncio.CancelledError:
@@ -74,9 +81,12 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         self, request: gateway_pb2.ResumeRequest, context: Context
     ) -> None:
         self.resumed.append((request.session_id, request.from_index))
+        self.digests.append(request.last_commit_digest)
         if self.refusals:
             self.refusals -= 1
             await context.abort(*FULL)
+        if self.diverged:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "went on otherwise")
         if self.forgets:
             self.forgets -= 1
             await context.abort(grpc.StatusCode.NOT_FOUND, "none")
@@ -85,9 +95,11 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         for response in says[: await self._breaks(len(says))]:
             await context.write(gateway_pb2.ResumeResponse(happened=response))
         if self.broken:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+            await asyncio.sleep(self.pause)
+            await context.abort(*self.breaks_by)
 
     async def GetSession(self, request: Any, context: Context) -> gateway_pb2.GetSessionResponse:
+        await self._thaw()
         if request.session_id != "s":
             await context.abort(grpc.StatusCode.NOT_FOUND, "none")
         return gateway_pb2.GetSessionResponse(
@@ -95,7 +107,12 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         )
 
     async def Cancel(self, request: Any, context: Context) -> gateway_pb2.CancelResponse:
+        await self._thaw()
         return gateway_pb2.CancelResponse(cancelled=True)
+
+    async def _thaw(self) -> None:
+        if self.frozen:
+            await self.hold.wait()
 
     async def _breaks(self, count: int) -> int:
         """Behind how many messages this stream breaks off."""
@@ -216,6 +233,24 @@ async def test_an_answer_that_breaks_off_is_resumed_without_gap_or_repeat() -> N
     assert len(gateway.requests) == 1
 
 
+async def test_a_pause_before_a_break_does_not_count() -> None:
+    """Of a first stream, and of one that was resumed and has told nothing new."""
+    async with serving() as (gateway, client):
+        gateway.breaks_behind, gateway.pause = [2, 1, 1], 0.7
+        assert (await client.ask("q")).answer == "42"
+    assert len(gateway.resumed) == 3
+
+
+async def test_a_gateways_own_limit_for_a_call_is_not_the_callers() -> None:
+    async with serving() as (gateway, client):
+        gateway.breaks_behind, gateway.breaks_by = [2, 1], (grpc.StatusCode.DEADLINE_EXCEEDED, "late")
+        assert (await client.ask("q")).answer == "42"
+        gateway.breaks_behind = [2] + [1] * 100
+        with pytest.raises(dreamr.DeadlineError, match="late"):
+            await client.ask("q")
+    assert 2 < len(gateway.resumed) < 20
+
+
 async def test_what_never_began_is_asked_again_under_the_same_id() -> None:
     async with serving() as (gateway, client):
         gateway.breaks_behind = [0, 0]
@@ -266,12 +301,49 @@ async def test_what_has_begun_is_looked_for_until_it_is_written_back() -> None:
             _ = [event async for event in client.resume("s")]
 
 
+async def test_what_was_resumed_is_looked_for_as_well() -> None:
+    async with serving() as (gateway, client):
+        gateway.breaks_behind = [2]
+        resumes = client.resume("s")
+        async with aclosing(resumes) as events:
+            seen = [await anext(events), await anext(events)]
+            gateway.forgets = 1
+            seen += [event async for event in events]
+    assert [type(event) for event in seen] == [dreamr.Started, dreamr.Commit, dreamr.Finished]
+    assert gateway.resumed == [("s", 0), ("s", 1), ("s", 1)]
+
+
+async def test_the_last_commit_is_shown_so_that_nothing_else_is_told_behind_it() -> None:
+    async with serving() as (gateway, client):
+        gateway.breaks_behind, gateway.breaks_by = [2, 1], (grpc.StatusCode.UNAVAILABLE, "gone")
+        await client.ask("q")
+        assert gateway.digests == [hashlib.sha256(b"0\n1\none .").digest()] * 2
+        gateway.breaks_behind = [1, 1]
+        await client.ask("q")
+        assert gateway.digests[2:] == [b""] * 2
+        gateway.breaks_behind, gateway.diverged = [2], True
+        with pytest.raises(dreamr.DivergedError, match="otherwise"):
+            await client.ask("q")
+
+
 async def test_it_is_not_looked_for_for_ever() -> None:
     async with serving() as (gateway, client):
         gateway.breaks_behind = [2] + [1] * 100
         with pytest.raises(dreamr.UnavailableError, match="gone"):
             await client.ask("q")
     assert 1 < len(gateway.resumed) < 20
+
+
+async def test_a_gateway_that_is_frozen_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dreamr.client, "_CALL_SECONDS", 2.0)
+    async with serving() as (frozen, _), serving() as (gateway, _):
+        frozen.frozen = True
+        async with dreamr.AsyncClient(f"{frozen.address},{gateway.address}") as both:
+            assert (await both.session("s")).status == "running"
+            assert await both.cancel("s")
+            gateway.frozen = True
+            with pytest.raises(dreamr.DeadlineError):
+                await both.cancel("s")
 
 
 async def test_where_a_session_stands_and_its_end() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from dreamr.v1 import gateway_pb2
 from services.gateway.sessions import Session
+from services.gateway.store import Status
 
 # A client that reads slowly holds its own session up once this much is waiting, and nobody else's.
 _CAPACITY = 256
@@ -29,7 +30,7 @@ class Outbox:
         await self._queue.put(None)
 
     async def drain(self) -> None:
-        """Stores commits, then sends, until closed. The last message tells if one could not be stored.
+        """Stores commits and the end, then sends, until closed. The last message tells of what is not stored.
 
         A commit that somebody else's may stand in place of is not sent, nor is anything behind it.
         """
@@ -37,7 +38,9 @@ class Outbox:
         while (response := await self._queue.get()) is not None:
             if response.HasField("commit"):
                 ours = ours and await self._session.append(response.commit)
-            elif response.HasField("finished") and self._session.away:
-                response.finished.degraded.append(f"store: {self._session.away}")
+            elif response.HasField("finished"):
+                if not await self._session.end(Status.FINISHED, response.finished):
+                    response.finished.degraded.append(f"store: {self._session.away}")
+                ours = self._session.lost is None
             if ours:
                 await self._send(response)

@@ -52,6 +52,7 @@ class Session:
         self._takeovers = 0
         self._steps: list[bytes] = []
         self.lost: ServiceError | None = None
+        self._ended = False
         self._loss = asyncio.Event()
         self._writing = asyncio.Lock()
 
@@ -147,7 +148,9 @@ class Session:
     ) -> bool:
         """Stores how the session ended; false where the store is away for longer than `patience` seconds."""
         outcome = finished.SerializeToString() if finished else b""
-        return await self._leave(lambda fence: self._store.end(self.id, fence, status, outcome), patience)
+        if await self._leave(lambda fence: self._store.end(self.id, fence, status, outcome), patience):
+            self._ended = True
+        return self._ended
 
     async def release(self) -> bool:
         """Lets go of a session that has not ended: whoever resumes it goes on from here, at once.
@@ -171,7 +174,7 @@ class Session:
         until = clock() + patience
         while True:
             await self._write(renew=renew)
-            if self.lost is not None:
+            if self.lost is not None or self._ended:
                 return True
             try:
                 if not self.away and await last(self._fence):
@@ -188,7 +191,7 @@ class Session:
     async def _write(self, *, renew: bool = False) -> None:
         """Brings the store up to date, in order; what it cannot take now waits."""
         async with self._writing:
-            if self.lost is not None:
+            if self.lost is not None or self._ended:
                 return
             try:
                 if renew:

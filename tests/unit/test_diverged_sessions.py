@@ -23,7 +23,8 @@ def step(index: int, text: str = "") -> gateway_pb2.Commit:
 
 async def stored(store: MemoryStore, count: int) -> int:
     """A session `s` of so many steps, held for a minute; its fence."""
-    fence = await store.create("s", gateway_pb2.ReasonRequest(question="q").SerializeToString(), (), 60)
+    request = gateway_pb2.ReasonRequest(question="q").SerializeToString()
+    fence = await store.create("s", request, (), 60, "owner")
     for index in range(count):
         await append(store, fence, step(index))
     return fence

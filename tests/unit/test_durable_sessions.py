@@ -261,7 +261,8 @@ class Telling(Shared):
 
 async def test_a_session_is_held_until_its_client_has_read_it_all() -> None:
     """One that reads slowly must not have another gateway write the session's end a second time."""
-    store, last, read_on = Telling(), asyncio.Event(), asyncio.Event()
+    store, first, read_on = Telling(), asyncio.Event(), asyncio.Event()
+    known: list[Status] = []
     async with gateway(store=store, lease_seconds=0.1) as running:
         reasoning = running.service._reasoning
         session = await Session.open(store, "slow", b"", (), 0.1)
@@ -271,21 +272,22 @@ async def test_a_session_is_held_until_its_client_has_read_it_all() -> None:
         task = Task(Plan.of(asked, PAIR), context, asyncio.get_running_loop().time() + 30)
 
         async def send(response: gateway_pb2.ReasonResponse) -> None:
-            if response.HasField("finished"):
-                last.set()
+            if response.HasField("commit"):
+                first.set()
                 await read_on.wait()
+            elif response.HasField("finished"):
+                found = await store.load("slow")
+                known.append(found.status if found else Status.RUNNING)
 
         working = asyncio.create_task(reasoning.run(session, task, send))
         async with asyncio.timeout(30):
-            await last.wait()
+            await first.wait()
             for _ in range(store.renewals.qsize() + 4):  # each of the last four a third of a lease later
                 await store.renewals.get()
             assert not await store.take_over("slow", 1, "other")
             read_on.set()
             await working
-        stored = await store.load("slow")
-        assert stored
-        assert stored.status is Status.FINISHED
+    assert known == [Status.FINISHED], "an answer is stored before it is told"
 
 
 async def test_a_client_that_does_not_read_is_not_followed_for_ever() -> None:

@@ -139,13 +139,15 @@ async def test_bodies_are_bounded_plain_and_json() -> None:
         asking(rb'"dreamr": {"policy": "\udfff"}'),
         asking(b'"dreamr": {"window": 1e999}'),
         asking(b'"dreamr": {"alpha": 1e999}'),
+        asking(b'"dreamr": {"alpha": 1' + b"0" * 400 + b"}"),
         asking(b'"timeout": 1e999'),
+        rb'{"model": "dreamr", "messages": [{"role": "user", "content": "\ud800"}]}',
         b'{"seed": ' + b"9" * 5000 + b"}",
         b'{"dreamr": ' + b'{"a": ' * 5000 + b"1" + b"}" * 5001,
         b'{"": 1}',
         b"[]",
     ],
-    ids=range(10),
+    ids=range(12),
 )
 async def test_odd_json_is_the_clients_mistake(wrong: bytes) -> None:
     async with front() as (client, running):

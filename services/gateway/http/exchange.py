@@ -16,7 +16,7 @@ from services.gateway.http.http_error import HttpError, refused
 MAX_BODY_BYTES = MAX_MESSAGE_BYTES
 """As large as a message over gRPC; images are a third larger in base64."""
 MAX_BODY_COMMAS = 200_000
-"""Objects of a few bytes take a hundred times their bytes as Python's; base64 has no commas."""
+"""An empty object of three bytes takes tens of times as many as Python's; base64 has no commas."""
 BODY_SECONDS = 60.0
 """How long a request may be on its way."""
 _BEAT_SECONDS = 15.0

@@ -7,6 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from services.common.settings import ServiceSettings
 from services.draft.settings import DraftSettings
 from services.gateway.settings import GatewaySettings
 from services.target.settings import TargetSettings
@@ -33,7 +34,7 @@ def of_kind(*kinds: str) -> dict[str, dict[str, Any]]:
 
 WORKLOADS = of_kind("Deployment", "StatefulSet")
 COMPOSE = yaml.safe_load(Path("compose/docker-compose.yml").read_text())["services"]
-SETTINGS = {
+SETTINGS: dict[str, type[ServiceSettings]] = {
     "draft": DraftSettings,
     "target": TargetSettings,
     "verifier": VerifierSettings,

@@ -355,7 +355,8 @@ async def test_a_deadline_is_kept(model: str, how: str) -> None:
         assert (error.status_code, error.code) == (504, "timeout")
         # The same again would end the same way.
         assert error.response.headers["x-should-retry"] == "false"
-        assert max(parts.seconds_left) <= 0.3
+        # gRPC rounds what it sends up.
+        assert max(parts.seconds_left) < 0.31
 
 
 async def test_what_fails_in_the_middle_of_a_stream_is_told_there() -> None:

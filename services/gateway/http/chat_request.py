@@ -43,7 +43,7 @@ class _Model(BaseModel):
         if not isinstance(value, dict):
             return value
         asked = _dropped(value, cls.ignored)
-        for name in asked.keys() & cls.neutral.keys():
+        for name in sorted(asked.keys() & cls.neutral.keys()):
             if asked.pop(name) not in cls.neutral[name]:
                 raise PydanticCustomError("unsupported_parameter", "is not supported", {"name": name})
         if unknown := asked.keys() - cls.model_fields.keys():

@@ -2,13 +2,16 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Writes a file whole or not at all: who reads it finds the old one or the new one.
+
+    Owner and mode of a file that is there are kept, as far as the user may: a service may be its reader.
 
     Args:
         mode: of a new file; nobody else gets to see what is written in the meantime.
@@ -19,6 +22,10 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        with suppress(FileNotFoundError, PermissionError):
+            before = path.stat()
+            os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
         file.write(data)
     fresh.replace(path)
 

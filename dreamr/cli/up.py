@@ -28,7 +28,7 @@ def up(
         typer.Option(
             help="HOST:PORT where OpenAI clients are served; port 0 picks a free one.", callback=check_address
         ),
-    ] = "127.0.0.1:0",
+    ] = "127.0.0.1:7080",
     pair: PairOption = "bundled",
     repository: Annotated[
         Path | None,

@@ -67,7 +67,7 @@ class CompletionService(completion_pb2_grpc.CompletionServiceServicer):
             prompt,
             images,
             parameters,
-            stream=request.stream,
+            stream=True,
             seconds=seconds_left(context, self._max_seconds),
             version=self._version(),
         ) as chunks:

@@ -13,10 +13,14 @@ ServiceError
 └── BrokenError           a part answered what it should not
 """
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import grpc
+
+CONTEXT_TOO_LONG = re.compile(r"maximum (model|context) length|too long to fit", re.IGNORECASE)
+"""What engines say of a prompt that their model cannot take."""
 
 
 class ServiceError(Exception):

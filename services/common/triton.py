@@ -25,6 +25,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from dreamr.tls import Tls
 from services.common.channel import open_triton_channel
 from services.common.errors import (
+    CONTEXT_TOO_LONG,
     BrokenError,
     InvalidRequestError,
     NotFoundError,
@@ -44,13 +45,7 @@ _ERRORS: tuple[tuple[re.Pattern[str], type[ServiceError]], ...] = (
         re.compile(r"being unloaded|unknown model|no available versions|is not ready", re.IGNORECASE),
         UnavailableError,
     ),
-    (
-        re.compile(
-            r"maximum (model|context) length|too long to fit",
-            re.IGNORECASE,
-        ),
-        InvalidRequestError,
-    ),
+    (CONTEXT_TOO_LONG, InvalidRequestError),
 )
 _OPENING = "opening"
 # How long `close` waits for calls to end by themselves.

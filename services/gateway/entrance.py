@@ -27,10 +27,6 @@ class Entrance:
         self.callers = callers
         self._shares = Shares(max(1, settings.max_calls // 2))
 
-    def check(self, metadata: Metadata) -> None:
-        """Raises UnauthenticatedError for who may not call."""
-        self.callers.of(metadata)
-
     @contextmanager
     def call(self, metadata: Metadata) -> Iterator[Caller]:
         """Who calls; the call is counted for the block.

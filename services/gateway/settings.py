@@ -20,6 +20,12 @@ class GatewaySettings(ServiceSettings):
         default="",
         description="where OpenAI clients are served; port 0 picks a free one, empty means nowhere",
     )
+    http_hosts: str = Field(
+        default="",
+        pattern=r"^([^\s:/,]+(,[^\s:/,]+)*)?$",
+        description="names, with commas between, that OpenAI clients may ask for where there are neither "
+        "keys nor TLS, besides IP addresses and localhost",
+    )
     draft: Targets = Field(
         default="127.0.0.1:7001",
         description="draft services, with commas between; dns:///HOST:PORT is one at each address of HOST",

@@ -57,7 +57,7 @@ async def test_bench_writes_its_figures(cluster: Cluster, tmp_path: Path) -> Non
 async def test_up_says_where_and_leaves_nothing_behind() -> None:
     before = _on_disk()
     process = subprocess.Popen(
-        [*DREAMR, "up", "--address", "127.0.0.1:0"],
+        [*DREAMR, "up", "--address", "127.0.0.1:0", "--http", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -76,7 +76,7 @@ async def test_up_says_where_and_leaves_nothing_behind() -> None:
 
 async def test_up_goes_on_without_a_draft_and_ends_with_the_gateway(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*DREAMR, "up", "--address", "127.0.0.1:0", "--logs", str(tmp_path)],
+        [*DREAMR, "up", "--address", "127.0.0.1:0", "--http", "127.0.0.1:0", "--logs", str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

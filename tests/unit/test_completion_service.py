@@ -92,7 +92,6 @@ async def test_the_template_writes_the_prompt(tmp_path: Path) -> None:
 async def test_pieces_come_as_they_are_written_and_the_last_has_the_usage(tmp_path: Path) -> None:
     async with serving_model(tmp_path, ending) as (triton, stub):
         request = asked(
-            stream=True,
             max_tokens=2,
             stop=["x"],
             sampling=common_pb2.Sampling(temperature=0.5, top_p=0.9, seed=3),
@@ -167,7 +166,7 @@ async def test_bad_fields_are_named(
 
 async def test_a_caller_who_leaves_stops_the_model(tmp_path: Path) -> None:
     async with serving_model(tmp_path, lambda _: [Say("one"), Say("two", "stop", wait=30)]) as (triton, stub):
-        call = stub.Complete(asked(stream=True), timeout=60)
+        call = stub.Complete(asked(), timeout=60)
         await call.read()
         call.cancel()
         await asyncio.wait_for(triton.cancelled.wait(), 10)

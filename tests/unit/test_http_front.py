@@ -4,6 +4,8 @@ import asyncio
 import json
 import socket
 import ssl
+import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,11 +13,14 @@ from typing import Any
 
 import httpx2
 import pytest
+import uvicorn
 from prometheus_client import REGISTRY
 
 from dreamr.keys import KeyFile
 from services.common.channel import MAX_MESSAGE_BYTES
 from services.gateway.http import exchange, server
+from services.gateway.http.front import HttpFront
+from services.gateway.settings import GatewaySettings
 from tests.unit.asking import question
 from tests.unit.fake_services import FakeServices, busy, idle
 from tests.unit.issued import issued
@@ -26,6 +31,11 @@ PATH = "/v1/chat/completions"
 
 def body(**changes: Any) -> bytes:
     return json.dumps({"model": "dreamr", "messages": question(), **changes}).encode()
+
+
+def asking(field: bytes) -> bytes:
+    """A request with a field as it is written."""
+    return b'{"model": "dreamr", "messages": [{"role": "user", "content": "x"}], ' + field + b"}"
 
 
 @asynccontextmanager
@@ -39,6 +49,11 @@ async def front(
         ) as client,
     ):
         yield client, running
+
+
+def front_of(running: Gateway) -> HttpFront:
+    """A front without routes."""
+    return HttpFront(GatewaySettings(), running.service.entrance, {})
 
 
 def error_of(response: httpx2.Response, status: int) -> dict[str, Any]:
@@ -75,7 +90,7 @@ async def read_to_end(client: socket.socket) -> bytes:
 
 
 def head(content: bytes, **headers: str) -> str:
-    lines = [f"POST {PATH} HTTP/1.1", "host: x", "content-type: application/json"]
+    lines = [f"POST {PATH} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json"]
     lines += [f"content-length: {len(content)}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""])
 
@@ -114,6 +129,58 @@ async def test_bodies_are_bounded_plain_and_json() -> None:
         await sent(half, head(body()), body()[:100])
         half.close()
         assert (await client.post(PATH, content=body())).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        rb'{"model": "\ud800"}',
+        rb'{"\ud800": 1}',
+        asking(rb'"dreamr": {"policy": "\udfff"}'),
+        asking(b'"dreamr": {"window": 1e999}'),
+        asking(b'"dreamr": {"alpha": 1e999}'),
+        asking(b'"dreamr": {"alpha": 1' + b"0" * 400 + b"}"),
+        asking(b'"timeout": 1e999'),
+        rb'{"model": "dreamr", "messages": [{"role": "user", "content": "\ud800"}]}',
+        b'{"seed": ' + b"9" * 5000 + b"}",
+        b'{"dreamr": ' + b'{"a": ' * 5000 + b"1" + b"}" * 5001,
+        b'{"": 1}',
+        b"[]",
+    ],
+    ids=range(12),
+)
+async def test_odd_json_is_the_clients_mistake(wrong: bytes) -> None:
+    async with front() as (client, running):
+        error = error_of(await client.post(PATH, content=wrong), 400)
+        assert error["type"] == "invalid_request_error"
+        assert running.parts.calls == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"messages": [{}] * 150_000},
+        {"messages": [{"role": "user", "content": [{}] * 150_000}]},
+        {f"k{index}": 1 for index in range(100_000)},
+        {"messages": [{"role": "user", "content": "x", **{f"k{index}": 1 for index in range(100_000)}}]},
+        {"metadata": [[]] * 1_000_000},
+    ],
+    ids=["messages", "parts", "parameters", "fields", "values"],
+)
+async def test_many_mistakes_cost_no_more_than_one(changes: dict[str, Any]) -> None:
+    content = body(**changes)
+    async with front() as (client, _):
+        tracemalloc.start()
+        try:
+            began = time.process_time()
+            error_of(await client.post(PATH, content=content), 400)
+            spent = time.process_time() - began
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # The parsed values themselves; an error for each took ten times as much.
+    assert peak < 60 << 20
+    assert spent < 3
 
 
 async def test_a_body_is_not_read_for_who_may_not_call(tmp_path: Path) -> None:
@@ -184,6 +251,67 @@ async def test_calls_are_bounded() -> None:
         error = error_of(await client.get("/v1/models"), 429)
         assert error["message"] == "calls: the limit is 1 at once"
         assert (await client.get("/health")).status_code == 200
+
+
+async def test_one_caller_has_half_of_the_calls_whatever_it_sends(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    with KeyFile.changed(path) as keys:
+        greedy, other = keys.add("greedy"), keys.add("other")
+    async with front(keys=path, max_calls=4) as (client, running):
+        slow = [await connected(running) for _ in range(2)]
+        for one in slow:
+            await sent(one, head(body(), authorization=f"Bearer {greedy}"), body()[:100])
+        assert running.http
+        while len(running.http._front._running) < 2:  # noqa: ASYNC110 - the other side of a socket
+            await asyncio.sleep(0.005)
+        refused = await client.get("/v1/models", headers={"authorization": f"Bearer {greedy}"})
+        assert error_of(refused, 429)["message"] == "calls: the limit is 2 of one caller at once"
+        found = await client.get("/v1/models", headers={"authorization": f"Bearer {other}"})
+        assert found.status_code == 200
+        for one in slow:
+            one.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("[::1]:80", 200),
+        ("localhost:7080", 200),
+        ("Gateway:8080", 200),
+        ("evil.example", 421),
+        ("evil.example:80", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("", 421),
+    ],
+)
+async def test_who_needs_no_key_must_name_this_host(host: str, status: int) -> None:
+    async with front(http_hosts="gateway,other") as (client, _):
+        for path in ("/v1/models", "/health"):
+            response = await client.get(path, headers={"host": host})
+            assert response.status_code == status
+        if status != 200:
+            assert error_of(await client.post(PATH, content=body(), headers={"host": host}), status)
+
+
+async def test_with_keys_a_gateway_may_have_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    with KeyFile.changed(path) as keys:
+        secret = keys.add("ci")
+    async with front(keys=path) as (client, _):
+        headers = {"host": "dreamr.example", "authorization": f"Bearer {secret}"}
+        assert (await client.get("/v1/models", headers=headers)).status_code == 200
+
+
+async def test_a_front_that_cannot_begin_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(self: Any, sockets: Any = None) -> None:
+        raise RuntimeError("no loop for it")
+
+    monkeypatch.setattr(uvicorn.Server, "startup", fails)
+    async with gateway() as running, asyncio.timeout(10):
+        http = server.HttpServer(front_of(running), "127.0.0.1:0", asks_clients=False, most=1)
+        with pytest.raises(RuntimeError, match="no loop for it"):
+            await http.start(lambda: True)
 
 
 async def test_on_drain_short_requests_end_and_long_ones_are_told() -> None:

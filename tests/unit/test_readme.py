@@ -1,5 +1,6 @@
 """What the README tells people to type exists, and its pictures and pages are there."""
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from dreamr.cli.up import up
 
 README = Path("README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -54,3 +57,10 @@ def test_the_examples_compile(block: str) -> None:
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_links_lead_somewhere(link: str) -> None:
     assert Path(link).exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/openai.md"])
+def test_openai_clients_ask_where_up_serves_them(page: str) -> None:
+    default = inspect.signature(up).parameters["http"].default
+    asked = re.findall(r'base_url="http://([^/]+)/v1"', Path(page).read_text("utf-8"))
+    assert set(asked) == {default}

@@ -128,7 +128,9 @@ class _Session:
         if (finished := self._finished) is None:
             raise BrokenError("the session ended without an end")
         answer = ended(finished.answer, self._asked.stops)
-        reason = "length" if finished.reason == gateway_pb2.FINISH_REASON_LENGTH else "stop"
+        cut = answer != finished.answer
+        long = finished.reason == gateway_pb2.FINISH_REASON_LENGTH and not cut
+        reason = "length" if long else "stop"
         spent = session_usage(self._commits, finished)
         if self._asked.stream:
             await self._exchange.event(self._reply.chunk({"content": answer}))

@@ -1,5 +1,6 @@
 """What a chat completion answers, in the objects of OpenAI's API."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,6 +9,9 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from dreamr.v1 import completion_pb2, gateway_pb2
+
+_LEAST_LOGPROB = -9999.0
+"""What OpenAI says of a token that could not come: JSON has no infinity."""
 
 
 class ChatReply:
@@ -95,4 +99,5 @@ def told(message: Message) -> dict[str, Any]:
 
 
 def _token(token: completion_pb2.TokenLogprob) -> dict[str, Any]:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.text.encode())}
+    logprob = token.logprob if math.isfinite(token.logprob) else _LEAST_LOGPROB
+    return {"token": token.text, "logprob": logprob, "bytes": list(token.text.encode())}

@@ -3,47 +3,15 @@
 import base64
 import binascii
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from google.protobuf import json_format
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from dreamr.v1 import common_pb2, completion_pb2, gateway_pb2
 from services.common.pair import ReasoningSettings
 from services.gateway.http.http_error import HttpError, refused
-
-IGNORED = frozenset(
-    {
-        "metadata",
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-    }
-)
-"""Parameters that OpenAI clients send as a matter of course, and that change no answer here."""
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "frequency_penalty": (0,),
-    "function_call": ("auto", "none"),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "modalities": (["text"],),
-    "n": (1,),
-    "prediction": (),
-    "presence_penalty": (0,),
-    "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
-    "tool_choice": ("auto", "none"),
-    "tools": ([],),
-    "verbosity": (),
-    "web_search_options": (),
-}
-"""Parameters of OpenAI's that are not supported, with the values that ask for nothing."""
 
 # Of an answer that counts reasoning and answer together, the answer has this share at most.
 _ANSWER_SHARE = 4
@@ -57,11 +25,41 @@ _ROLES = {
 
 
 class _Model(BaseModel):
+    """An object of a request.
+
+    Attributes:
+        ignored: fields that OpenAI clients send as a matter of course, and that change no answer here.
+        neutral: fields of OpenAI's that are not supported, with the values that ask for nothing.
+    """
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        """Without what changes nothing. One error for all that is unknown: pydantic keeps one for each."""
+        if not isinstance(value, dict):
+            return value
+        asked = _dropped(value, cls.ignored)
+        for name in sorted(asked.keys() & cls.neutral.keys()):
+            if asked.pop(name) not in cls.neutral[name]:
+                raise PydanticCustomError("unsupported_parameter", "is not supported", {"name": name})
+        if unknown := asked.keys() - cls.model_fields.keys():
+            raise PydanticCustomError("unknown_parameter", "is not known", {"name": min(unknown)})
+        return asked
+
+
+def _dropped(value: dict[str, Any], ignored: frozenset[str]) -> dict[str, Any]:
+    """An object without the fields that are ignored, and those that are null, as if they were not set."""
+    return {name: one for name, one in value.items() if one is not None and name not in ignored}
 
 
 class TextPart(_Model):
     """A part of a message."""
+
+    ignored = frozenset({"cache_control"})
 
     type: Literal["text"]
     text: str
@@ -70,12 +68,15 @@ class TextPart(_Model):
 class ImageUrl(_Model):
     """Where an image is: in the request itself."""
 
+    ignored = frozenset({"detail"})  # images go to the models as they are
+
     url: str
-    detail: Literal["auto", "low", "high"] | None = None  # images go to the models as they are
 
 
 class ImagePart(_Model):
     """A part of a message."""
+
+    ignored = frozenset({"cache_control"})
 
     type: Literal["image_url"]
     image_url: ImageUrl
@@ -87,16 +88,19 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 class Message(_Model):
     """One of the conversation's messages. Earlier reasoning that is sent back is dropped, as elsewhere."""
 
+    ignored = frozenset(
+        {"annotations", "name", "reasoning", "reasoning_content", "reasoning_details", "tool_call_id"}
+    )
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "audio": (),
+        "function_call": (),
+        "refusal": (),
+        "tool_calls": ([],),
+    }
+
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
-    name: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    refusal: None = None
-    audio: None = None
-    annotations: list[Any] | None = None
-    function_call: None = None
-    tool_calls: None = None
+    # Once a part is wrong, the others are not looked at: pydantic keeps an error for each.
+    content: str | Annotated[list[Part], Field(max_length=1024, fail_fast=True)]
 
     @property
     def parts(self) -> list[TextPart | ImagePart]:
@@ -114,8 +118,9 @@ class Message(_Model):
 class StreamOptions(_Model):
     """How a stream ends."""
 
+    ignored = frozenset({"include_obfuscation"})  # there is none
+
     include_usage: bool = False
-    include_obfuscation: bool | None = None  # there is none
 
 
 class TemplateOptions(_Model):
@@ -135,8 +140,38 @@ class ChatRequest(_Model):
         timeout: seconds until the deadline.
     """
 
+    ignored = frozenset(
+        {
+            "metadata",
+            "parallel_tool_calls",
+            "prompt_cache_key",
+            "prompt_cache_retention",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "user",
+        }
+    )
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "audio": (),
+        "frequency_penalty": (0,),
+        "function_call": ("auto", "none"),
+        "functions": ([],),
+        "logit_bias": ({},),
+        "modalities": (["text"],),
+        "n": (1,),
+        "prediction": (),
+        "presence_penalty": (0,),
+        "reasoning_effort": (),
+        "response_format": ({"type": "text"},),
+        "tool_choice": ("auto", "none"),
+        "tools": ([],),
+        "verbosity": (),
+        "web_search_options": (),
+    }
+
     model: str
-    messages: list[Message] = Field(min_length=1, max_length=1024)
+    messages: list[Message] = Field(min_length=1, max_length=1024, fail_fast=True)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = Field(default=None, ge=1, lt=1 << 31)
@@ -162,17 +197,8 @@ class ChatRequest(_Model):
         """
         if not isinstance(body, dict):
             raise refused("body", "must be a JSON object")
-        asked = {}
-        for name, value in body.items():
-            if value is None or name in IGNORED:
-                continue
-            if name in NEUTRAL:
-                if value not in NEUTRAL[name]:
-                    raise refused(name, "is not supported", "unsupported_parameter")
-                continue
-            asked[name] = value
         try:
-            return cls.model_validate(asked)
+            return cls.model_validate(body)
         except ValidationError as error:
             raise _first(error) from error
 
@@ -246,7 +272,6 @@ class ChatRequest(_Model):
             sampling=self._sampling(common_pb2.Sampling()),
             stop=self.stops,
             top_logprobs=self.top_logprobs if self.logprobs else None,
-            stream=self.stream,
         )
 
     def _options(self, limits: ReasoningSettings) -> gateway_pb2.ReasonOptions:
@@ -256,7 +281,7 @@ class ChatRequest(_Model):
             values["answer_by"] = f"AUTHOR_{author.upper()}"
         try:
             options = json_format.ParseDict(values, gateway_pb2.ReasonOptions())
-        except json_format.ParseError as error:
+        except (json_format.ParseError, OverflowError) as error:
             raise refused("dreamr", str(error).partition("\n")[0]) from error
         self._sampling(options.sampling)
         if most := self.most_tokens:
@@ -297,10 +322,11 @@ def _first(error: ValidationError) -> HttpError:
     """The first thing that is wrong, by the parameter's name."""
     found = error.errors(include_url=False, include_input=False)
     # Of a choice between forms, what is wrong with the one that was meant goes deepest.
-    same = [one for one in found if one["loc"][0] == found[0]["loc"][0]]
+    same = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
     first = max(same, key=lambda one: len(one["loc"]))
+    unknown = first["type"] in ("unknown_parameter", "unsupported_parameter")
     name, tagged = "", False
-    for step in first["loc"]:
+    for step in (*first["loc"], first["ctx"]["name"]) if unknown else first["loc"]:
         if isinstance(step, int):
             name += f"[{step}]"
         elif step.startswith("list["):
@@ -310,6 +336,6 @@ def _first(error: ValidationError) -> HttpError:
             tagged = False
         elif step not in ("str", "constrained-str"):
             name += f".{step[:64]}" if name else step[:64]
-    if first["type"] == "extra_forbidden":
-        return refused(name, "is not known", "unknown_parameter")
+    if unknown:
+        return refused(name, first["msg"], first["type"])
     return refused(name, first["msg"][0].lower() + first["msg"][1:])

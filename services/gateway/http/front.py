@@ -1,12 +1,15 @@
 """The HTTP front's routes, and what holds for each of them: who may call, bounds, errors, drain, metrics."""
 
 import asyncio
+import ipaddress
+import re
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import structlog
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,6 +24,7 @@ from services.gateway.entrance import Entrance
 from services.gateway.http.exchange import ClientGoneError, Exchange
 from services.gateway.http.http_error import HttpError
 from services.gateway.settings import GatewaySettings
+from services.gateway.shares import Shares
 
 log = structlog.get_logger()
 
@@ -55,6 +59,9 @@ class HttpFront:
         self.serving: Serving = _never
         self._settings = settings
         self._entrance = entrance
+        # Whatever they ask: a body that is on its way holds a call, too.
+        self._shares = Shares(max(1, settings.max_calls // 2))
+        self._hosts = {"localhost", *filter(None, settings.http_hosts.lower().split(","))}
         self._running: set[asyncio.Task[None]] = set()
         self._draining = False
         self._over = asyncio.Event()
@@ -72,7 +79,8 @@ class HttpFront:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        await self._app(scope, receive, send)
+        app = self._app if self._is_meant(Headers(scope=scope).get("host", "")) else _elsewhere
+        await app(scope, receive, send)
 
     async def drain(self, seconds: float) -> None:
         """Takes no more requests; those that still run after some seconds are told, and end."""
@@ -93,11 +101,15 @@ class HttpFront:
         if settings.tls_ca and not settings.keys:
             # Without keys a certificate says who calls, as it does over gRPC.
             check_roles("dreamr.v1.ReasoningService", exchange.roles)
-        self._entrance.check(exchange.metadata)
+        caller = self._entrance.callers.of(exchange.metadata)
         if self._draining:
             raise UnavailableError("this gateway is shutting down; ask another one")
         if len(self._running) >= settings.max_calls:
             raise OverloadedError(f"calls: the limit is {settings.max_calls} at once", 1.0)
+        with self._shares.call(caller):
+            await self._run(exchange, behaviour)
+
+    async def _run(self, exchange: Exchange, behaviour: Behaviour) -> None:
         working = asyncio.ensure_future(behaviour(exchange))
         leaving = asyncio.create_task(exchange.gone())
         ending = asyncio.create_task(self._over.wait())
@@ -116,6 +128,18 @@ class HttpFront:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._running.discard(working)
+
+    def _is_meant(self, host: str) -> bool:
+        """Whether a request is for this gateway. A web page may let its own name point here, and then ask as
+        this machine's user; keys and certificates are out of its reach."""
+        if self._settings.keys or self._settings.tls:
+            return True
+        name = re.sub(r":\d*$", "", host).lower()
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return name in self._hosts
+        return True
 
     async def _health(self, _: Request) -> Response:
         """Whether the gateway can do its work: for load balancers."""
@@ -175,6 +199,12 @@ class _Endpoint:
             # It does not read; closing would wait for it to.
             exchange.abort()
         return status
+
+
+async def _elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """The request is for another host."""
+    problem = HttpError(HTTPStatus.MISDIRECTED_REQUEST, "host: is not one of this gateway's (http_hosts)")
+    await JSONResponse(problem.body(), problem.status)(scope, receive, send)
 
 
 async def _unknown(_: Request, error: Exception) -> Response:

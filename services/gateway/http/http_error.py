@@ -5,13 +5,20 @@ import re
 from http import HTTPStatus
 from typing import Any
 
-from services.common.errors import InvalidRequestError, OverloadedError, ServiceError, status_of
+from services.common.errors import (
+    CONTEXT_TOO_LONG,
+    InvalidRequestError,
+    OverloadedError,
+    ServiceError,
+    status_of,
+)
 
 # How messages of InvalidRequestError begin, and what the fields are called in OpenAI's API.
-_FIELD = re.compile(r"^([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
+_FIELD = re.compile(r"^([a-z_-]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
 _RENAMED = (
     (re.compile(r"^(?:options\.)?sampling\."), ""),
     (re.compile(r"^options\."), "dreamr."),
+    (re.compile(r"^request_id(?=: )"), "idempotency-key"),
 )
 _TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -54,16 +61,19 @@ class HttpError(Exception):
     @classmethod
     def of(cls, error: ServiceError) -> "HttpError":
         """By the one table of statuses."""
-        message, param = str(error), None
+        message, param, code = str(error), None, None
         if isinstance(error, InvalidRequestError):
             for pattern, name in _RENAMED:
                 message = pattern.sub(name, message)
             if found := _FIELD.match(message):
                 param = "messages" if found[1].startswith(("question", "images")) else found[1]
+            if CONTEXT_TOO_LONG.search(message):
+                param, code = param or "messages", "context_length_exceeded"
         return cls(
             status_of(error).http,
             message,
             param=param,
+            code=code,
             retry_after=error.retry_after if isinstance(error, OverloadedError) else None,
         )
 
@@ -76,6 +86,9 @@ class HttpError(Exception):
     def headers(self) -> dict[str, str]:
         """The response's headers; seconds are whole there, and never too few."""
         headers = {}
+        if self.status in (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.GATEWAY_TIMEOUT):
+            # OpenAI's client would ask twice more: the same failure, for three times the work.
+            headers["x-should-retry"] = "false"
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         if self.status is HTTPStatus.UNAUTHORIZED:

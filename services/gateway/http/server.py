@@ -47,7 +47,7 @@ class HttpServer:
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self, serving: Serving) -> str:
-        """Begins to serve; the address. Raises OSError when it is taken."""
+        """Begins to serve; the address. Raises OSError when it is taken, or what keeps uvicorn from it."""
         host, _, port = self._address.rpartition(":")
         listener = socket.create_server(
             (host.strip("[]"), int(port)),
@@ -74,7 +74,12 @@ class HttpServer:
         )
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve([listener]), name="http")
-        await self._server.begun.wait()
+        begun = asyncio.create_task(self._server.begun.wait())
+        await asyncio.wait({self._serving, begun}, return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            begun.cancel()
+            listener.close()
+            await self._serving
         return f"{host}:{listener.getsockname()[1]}"
 
     async def stop(self, seconds: float) -> None:

@@ -83,6 +83,8 @@ class ServerError(DreamrError):
 
 # gRFC A6.
 _RETRY_KEY = "grpc-retry-pushback-ms"
+# gRPC itself says CANCELLED, too: of calls under way when a server stops.
+_CANCELLED_KEY = "dreamr-session-cancelled"
 
 _BY_STATUS: dict[grpc.StatusCode, type[DreamrError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
@@ -99,9 +101,11 @@ _BY_STATUS: dict[grpc.StatusCode, type[DreamrError]] = {
 
 def from_rpc(error: grpc.aio.AioRpcError) -> DreamrError:
     """The error that a gRPC status stands for."""
-    kind = _BY_STATUS.get(error.code(), ServerError)
+    kind, trailing = _BY_STATUS.get(error.code(), ServerError), dict(error.trailing_metadata() or ())
+    if kind is SessionCancelledError and _CANCELLED_KEY not in trailing:
+        kind = UnavailableError
     found = kind(error.details() or error.code().name)
     if isinstance(found, OverloadedError):
-        milliseconds = dict(error.trailing_metadata() or ()).get(_RETRY_KEY)
+        milliseconds = trailing.get(_RETRY_KEY)
         found.retry_after = int(milliseconds) / 1000 if milliseconds else None
     return found

@@ -18,7 +18,14 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from services.common import metrics
-from services.common.errors import InvalidRequestError, LateError, OverloadedError, ServiceError, status_of
+from services.common.errors import (
+    InvalidRequestError,
+    LateError,
+    OverloadedError,
+    ServiceError,
+    SessionCancelledError,
+    status_of,
+)
 
 if TYPE_CHECKING:
     # Generic for the type checker only.
@@ -37,6 +44,9 @@ Check = Callable[[str, "grpc.aio.ServicerContext[Any, Any]"], None]
 
 RETRY_KEY = "grpc-retry-pushback-ms"
 """Trailing metadata (gRFC A6): when an overloaded server is worth another try."""
+
+CANCELLED_KEY = "dreamr-session-cancelled"
+"""Trailing metadata: somebody asked for the end. gRPC says CANCELLED of calls that break off, too."""
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
@@ -200,6 +210,8 @@ def _streams(behaviour: Any, method: str, allow: Callable[[Any], None], parse: P
 
 
 def _trailing(error: BaseException | None) -> tuple[tuple[str, str], ...]:
+    if isinstance(error, SessionCancelledError):
+        return ((CANCELLED_KEY, "true"),)
     seconds = error.retry_after if isinstance(error, OverloadedError) else None
     return () if seconds is None else ((RETRY_KEY, str(math.ceil(seconds * 1000))),)
 

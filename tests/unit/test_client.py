@@ -14,7 +14,7 @@ from PIL import Image
 
 import dreamr
 from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
-from services.common.interceptor import RETRY_KEY
+from services.common.interceptor import CANCELLED_KEY, RETRY_KEY
 
 Response = gateway_pb2.ReasonResponse
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,7 +52,7 @@ class FakeGateway(gateway_pb2_grpc.ReasoningServiceServicer):
         self.diverged = False
         self.breaks_behind: list[int] = []
         self.pause = 0.0
-        self.breaks_by = grpc.StatusCode.UNAVAILABLE, "gone"
+        self.breaks_by: tuple[Any, ...] = (grpc.StatusCode.UNAVAILABLE, "gone")
         self.refusals = 0
         self.forgets = 0
         self.resumed: list[tuple[str, int]] = []
@@ -324,6 +324,18 @@ async def test_the_last_commit_is_shown_so_that_nothing_else_is_told_behind_it()
         gateway.breaks_behind, gateway.diverged = [2], True
         with pytest.raises(dreamr.DivergedError, match="otherwise"):
             await client.ask("q")
+
+
+async def test_a_call_that_a_server_cancelled_is_no_session_that_somebody_did() -> None:
+    async with serving() as (gateway, client):
+        gateway.breaks_behind, gateway.breaks_by = [2], (grpc.StatusCode.CANCELLED, "")
+        assert (await client.ask("q")).answer == "42"
+        assert len(gateway.resumed) == 1
+        gateway.breaks_behind = [2]
+        gateway.breaks_by = grpc.StatusCode.CANCELLED, "the session was cancelled", ((CANCELLED_KEY, "true"),)
+        with pytest.raises(dreamr.SessionCancelledError, match="was cancelled"):
+            await client.ask("q")
+        assert len(gateway.resumed) == 1
 
 
 async def test_it_is_not_looked_for_for_ever() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from dreamr.v1 import common_pb2, gateway_pb2
 from services.common.errors import LateError
+from services.common.interceptor import CANCELLED_KEY
 from services.gateway.callers import Caller
 from services.gateway.memory_store import MemoryStore
 from services.gateway.plan import Plan
@@ -198,6 +199,7 @@ async def test_a_session_is_cancelled_from_anywhere() -> None:
         asked = gateway_pb2.CancelRequest(session_id=session_id)
         assert (await other.stub.Cancel(asked)).cancelled
         assert await call.code() is Code.CANCELLED
+        assert dict(await call.trailing_metadata())[CANCELLED_KEY] == "true"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await resumed(other, session_id)
         assert caught.value.code() is Code.CANCELLED

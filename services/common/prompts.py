@@ -19,6 +19,8 @@ from services.common.errors import InvalidRequestError
 from services.common.pair import ReasoningSettings
 
 _SENTINEL = "\x00assistant\x00"
+# Of longer questions nothing is kept: 256 of the longest would take 30 MB.
+_KEPT_CHARS = 4096
 
 
 class Prompts:
@@ -36,8 +38,11 @@ class Prompts:
         self._template, self._marks = _load(template_folder)
         self._settings = reasoning
         # Questions repeat in every call of a session; the suffix depends on the instruction alone.
-        self._opening = lru_cache(maxsize=256)(self._render_opening)
+        self._kept = lru_cache(maxsize=256)(self._render_opening)
         self._judging = lru_cache(maxsize=16)(self._render_judging)
+
+    def _opening(self, question: str, image_count: int) -> str:
+        return (self._kept if len(question) <= _KEPT_CHARS else self._render_opening)(question, image_count)
 
     def reasoning(self, question: str, image_count: int, steps: Sequence[str]) -> str:
         """The prompt behind which the next step is written."""

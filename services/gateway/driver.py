@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dreamr.v1 import gateway_pb2
+from services.common import tracing
 from services.common.errors import (
     InvalidRequestError,
     LateError,
@@ -64,6 +65,7 @@ _PARTS = {
     StartVerdict: gateway_pb2.PART_VERDICT,
     StartAnswer: gateway_pb2.PART_ANSWER,
 }
+_WRITTEN = "dreamr.steps"
 _DOWN = Failure.UNAVAILABLE
 _FAILURES = {InvalidRequestError: Failure.REFUSED, OverloadedError: Failure.OVERLOADED}
 # Stopped calls may still speak once each; more than a window's worth of events never waits.
@@ -82,6 +84,16 @@ class _Work:
     over: bool = False
     # Per step it wrote: when the work on it began, and when its text was complete.
     spans: list[tuple[float, float]] = field(default_factory=list)
+
+
+def _span(start: Start) -> tracing.Span:
+    """What a trace shows of a call: its place in the reasoning, and nothing of what is said."""
+    if isinstance(start, StartGrace) or not tracing.on():
+        return tracing.NONE
+    index = len(start.steps) if isinstance(start, StartAnswer) else start.index
+    lane = start.lane if isinstance(start, StartDraft) else 0
+    name = gateway_pb2.Part.Name(_PARTS[type(start)]).removeprefix("PART_").lower()
+    return tracing.span(name, {"dreamr.call": start.call, "dreamr.index": index, "dreamr.lane": lane})
 
 
 class Driver:
@@ -297,7 +309,8 @@ class Driver:
         """Runs a call; whatever comes of it becomes an event."""
         began = self._now()
         try:
-            await self._call(start)
+            with _span(start) as span:
+                await self._call(start, span)
         except ServiceError as error:
             if isinstance(error, LateError) and isinstance(start, StartVerdict):
                 late = Verdict(accept=False, reason=Reason.LATE, seconds=self._now() - began)
@@ -309,13 +322,15 @@ class Driver:
     async def _put(self, event: Event) -> None:
         await self._events.put((event, self._now()))
 
-    async def _call(self, start: Start) -> None:
-        put = self._put
+    async def _call(self, start: Start, span: tracing.Span) -> None:
+        put, written = self._put, 0
         match start:
             case StartDraft(call):
                 async with aclosing(self._parts.draft(start)) as steps:
                     async for step in steps:
                         await put(Drafted(call, step))
+                        written += 1
+                        span.set({_WRITTEN: written})
                 await put(DraftEnded(call))
             case StartRival(call):
                 async with aclosing(self._parts.rival(start)) as found:
@@ -325,10 +340,13 @@ class Driver:
                             self._governor.progressed(start, item.tokens, self._clock())
                         else:
                             await put(RivalDone(call, item))
+                            written += 1
+                            span.set({_WRITTEN: written})
                 await put(RivalEnded(call))
             case StartVerdict(call):
                 began = self._now()
                 verdict = await self._parts.verdict(start)
+                span.set({"dreamr.accept": verdict.accept, "dreamr.reason": verdict.reason.value})
                 await put(Judged(call, replace(verdict, seconds=self._now() - began)))
             case StartAnswer(call):
                 answer = await self._parts.answer(start)

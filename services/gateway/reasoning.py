@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from dreamr.v1 import common_pb2, gateway_pb2
+from services.common import tracing
 from services.common.errors import (
     InvalidRequestError,
     LateError,
@@ -101,7 +102,12 @@ class Reasoning:
             if self._recorder and not given
             else None
         )
-        finished = await self._run(session, task, send, recording.note if recording else None)
+        shown = {"session.id": session.id, "dreamr.policy": task.plan.policy.name}
+        with tracing.span("session", shown) as span:
+            try:
+                finished = await self._run(session, task, send, recording.note if recording else None)
+            finally:
+                span.set({"dreamr.steps": session.committed})
         if self._recorder and recording and finished:
             await asyncio.shield(self._recorder.end(recording, finished.answer))
 

@@ -122,15 +122,23 @@ def on() -> bool:
     return _Switch.tracer is not None
 
 
-def span(name: str, attributes: Attributes | None = None, kind: Kind = "INTERNAL") -> Span:
-    """A child of the span that the caller is in, or the first of a new trace."""
+def span(
+    name: str, attributes: Attributes | None = None, kind: Kind = "INTERNAL", *, begins: bool = False
+) -> Span:
+    """A child of the span that the caller is in.
+
+    Args:
+        begins: a trace of its own, where the caller is in none; else there is no span then, as for probes.
+    """
     if _Switch.tracer is None:
         return NONE
     from opentelemetry.context import Context
     from opentelemetry.trace import SpanKind, set_span_in_context
 
-    parent = _CURRENT.get()
-    within = Context() if parent is None or parent._span is None else set_span_in_context(parent._span)
+    parent = current()._span
+    if parent is None and not begins:
+        return NONE
+    within = Context() if parent is None else set_span_in_context(parent)
     return Span(_Switch.tracer.start_span(name, within, SpanKind[kind], attributes))
 
 

@@ -21,7 +21,7 @@ from services.common.errors import (
     ServiceError,
     UnavailableError,
 )
-from services.gateway import convert
+from services.gateway import convert, metrics
 from services.gateway.fpsr import Machine
 from services.gateway.governs import Governs, Ungoverned
 from services.gateway.messages import (
@@ -81,9 +81,16 @@ class _Work:
     began: float
     tokens: int = 0
     written_tokens: int = 0
+    committed_tokens: int = 0
     over: bool = False
+    stopped: bool = False
     # Per step it wrote: when the work on it began, and when its text was complete.
     spans: list[tuple[float, float]] = field(default_factory=list)
+
+
+def part_of(start: Start) -> str:
+    """What metrics and traces call a call that has a part."""
+    return gateway_pb2.Part.Name(_PARTS[type(start)]).removeprefix("PART_").lower()
 
 
 def _span(start: Start) -> tracing.Span:
@@ -92,8 +99,9 @@ def _span(start: Start) -> tracing.Span:
         return tracing.NONE
     index = len(start.steps) if isinstance(start, StartAnswer) else start.index
     lane = start.lane if isinstance(start, StartDraft) else 0
-    name = gateway_pb2.Part.Name(_PARTS[type(start)]).removeprefix("PART_").lower()
-    return tracing.span(name, {"dreamr.call": start.call, "dreamr.index": index, "dreamr.lane": lane})
+    return tracing.span(
+        part_of(start), {"dreamr.call": start.call, "dreamr.index": index, "dreamr.lane": lane}
+    )
 
 
 class Driver:
@@ -158,18 +166,25 @@ class Driver:
         deadline = asyncio.get_running_loop().time() + self._seconds
         self._began = self._clock()
         async with asyncio.TaskGroup() as group:
-            end = await self._obey(self._machine.start(), group)
-            while end is None:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        event, at = await self._events.get()
-                except TimeoutError:
-                    event, at = Aborted("deadline"), self._now()
-                if self._aborted:
-                    event = Aborted(str(self._aborted))
-                end = await self._obey(await self._note(event, at), group)
-            for call in list(self._works):
-                await self._stop(call)
+            try:
+                end = await self._obey(self._machine.start(), group)
+                while end is None:
+                    try:
+                        async with asyncio.timeout_at(deadline):
+                            event, at = await self._events.get()
+                    except TimeoutError:
+                        event, at = Aborted("deadline"), self._now()
+                    if self._aborted:
+                        event = Aborted(str(self._aborted))
+                    end = await self._obey(await self._note(event, at), group)
+                for call in list(self._works):
+                    await self._stop(call)
+            finally:
+                # Of a client that has left: what it has cost is booked all the same.
+                at = self._now()
+                for work in self._works.values():
+                    if not work.over:
+                        self._cancel(work, at)
         await self._conclude(end)
 
     # --- commands ---------------------------------------------------------------------------------
@@ -206,11 +221,8 @@ class Driver:
         work = self._works.get(call)
         if work is None or work.over:
             return
-        work.task.cancel()
         at = self._now()
-        self._settle(work, at)
-        if account := self._account(work.start):
-            account.cancelled_calls += 1
+        self._cancel(work, at)
         await self._tell(work.start, gateway_pb2.PHASE_CANCELLED, at)
 
     async def _commit(self, command: CommitStep) -> Speculation:
@@ -225,6 +237,9 @@ class Driver:
             self.totals.steps_by_target += 1
             self.totals.target.committed_tokens += command.step.tokens
             self.totals.rejected += command.verdict is not None
+        work.committed_tokens += command.step.tokens
+        if work.stopped and (account := self._account(work.start)):
+            account.cancelled_tokens -= command.step.tokens
         self._governor.committed(command.author, command.step.tokens, command.verdict)
         level = self._governor.level()
         commit = gateway_pb2.Commit(
@@ -372,6 +387,17 @@ class Driver:
                 return self.totals.verifier
             case StartGrace():
                 return None
+
+    def _cancel(self, work: _Work, at: float) -> None:
+        """Stops a call that is under way, and books it as that."""
+        work.task.cancel()
+        work.stopped = True
+        self._settle(work, at)
+        if account := self._account(work.start):
+            account.cancelled_calls += 1
+            account.cancelled_tokens += work.tokens - work.committed_tokens
+            told = metrics.CANCEL_SECONDS.labels(part_of(work.start))
+            work.task.add_done_callback(lambda _: told.observe(max(0.0, self._now() - at)))
 
     def _settle(self, work: _Work, at: float) -> None:
         """Books a call's cost, once."""

@@ -1,19 +1,13 @@
 """The compose files fit together, and what they name is there."""
 
 import re
-from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import prometheus_client
 import pytest
 import yaml
 
-import services.common.metrics
-import services.gateway.metrics  # noqa: F401 - their metrics are registered as they are imported
 from dreamr.tls import SERVERS, Tls
-from models.backends.transformers import metrics as engine_metrics
 from services.draft.settings import DraftSettings
 from services.gateway.settings import GatewaySettings
 from services.target.settings import TargetSettings
@@ -100,31 +94,6 @@ def test_prometheus_looks_at_every_service() -> None:
         if key.endswith("_METRICS")
     }
     assert asked == offered
-
-
-def test_the_dashboard_shows_metrics_that_there_are() -> None:
-    text = (COMPOSE / "observability" / "dreamr.json").read_text()
-    used = set(re.findall(r"\b(dreamr_\w+|transformers:\w+|nv_\w+|vllm:\w+|process_\w+)", text))
-    ours = set(chain.from_iterable(names(prometheus_client.REGISTRY.collect())))
-    engines = {f"transformers:{name}" for name in (*engine_metrics._GAUGES, *engine_metrics._COUNTERS)}
-    # Triton's own, and those that the vLLM backend passes on.
-    theirs = {
-        "nv_inference_queue_duration_us",
-        "nv_inference_compute_infer_duration_us",
-        "vllm:generation_tokens_total",
-    }
-    assert used <= ours | engines | theirs
-    assert {name for name in used if name.startswith("dreamr_")}
-
-
-def names(families: Iterable[Any]) -> Iterable[set[str]]:
-    for family in families:
-        if family.type == "counter":
-            yield {f"{family.name}_total"}
-        elif family.type == "histogram":
-            yield {f"{family.name}_{end}" for end in ("bucket", "sum", "count")}
-        else:
-            yield {family.name}
 
 
 def source(volume: Any) -> str:

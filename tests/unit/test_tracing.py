@@ -280,9 +280,17 @@ async def test_lines_of_the_log_name_their_trace(spans: Spans) -> None:
     assert tracing.add_ids(None, "info", {"event": "x"}) == {"event": "x"}
 
 
+async def test_a_probe_of_the_model_is_no_trace(spans: Spans) -> None:
+    async with serving_triton(lambda _: [Say("x", "length")]) as (_, address):
+        model = TritonModel(address, "m")
+        await model.probe()
+        await model.close()
+    assert spans.begun == 0
+
+
 async def test_a_span_ends_where_its_generator_is_closed(spans: Spans) -> None:
     async def speaking() -> AsyncGenerator[int, None]:
-        with tracing.span("speaking"):
+        with tracing.span("speaking", begins=True):
             yield 1
             yield 2
 
@@ -346,7 +354,7 @@ async def test_the_last_spans_reach_the_collector_before_the_end() -> None:
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]
 
     async with serving(add) as address, collector.collected(f"http://{address}", "DraftService", 1.0):
-        with tracing.span("last"):
+        with tracing.span("last", begins=True):
             pass
     assert (receiver.names, receiver.services) == (["last"], {"DraftService"})
     assert sent("sent") == before + 1
@@ -361,7 +369,7 @@ async def test_a_collector_that_is_away_holds_nobody_up(
     began = time.monotonic()
     async with collector.collected(f"http://127.0.0.1:{unused_tcp_port}", "DraftService", 1.0):
         for _ in range(3000):
-            with tracing.span("lost"):
+            with tracing.span("lost", begins=True):
                 pass
         assert time.monotonic() - began < 2
     assert time.monotonic() - began < 4

@@ -79,6 +79,39 @@ def test_a_container_gets_its_own_key_alone() -> None:
         assert Path(found["secrets"][f"{role}-key"]["file"]).name == Path(str(files.key)).name
 
 
+def test_every_service_sends_its_traces_where_jaeger_takes_them() -> None:
+    services = merged("observability")["services"]
+    sent = {
+        name: value
+        for name, service in services.items()
+        for key, value in service.get("environment", {}).items()
+        if key.endswith("_OTLP")
+    }
+    assert set(sent) == {"gateway", "gateway-2", "draft", "verifier", "target"}
+    config = yaml.safe_load((COMPOSE / "observability" / "jaeger.yml").read_text())
+    port = config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"].rsplit(":", 1)[1]
+    assert set(sent.values()) == {f"http://jaeger:{port}"}
+    for name in sent:
+        assert set(services[name]["networks"]) & set(services["jaeger"]["networks"]), name
+
+
+def test_jaeger_writes_what_it_asks_for() -> None:
+    config = yaml.safe_load((COMPOSE / "observability" / "jaeger.yml").read_text())
+    (pipeline,) = config["service"]["pipelines"].values()
+    for kind in ("receivers", "processors", "exporters"):
+        assert set(pipeline[kind]) == set(config[kind])
+    assert set(config["service"]["extensions"]) == set(config["extensions"])
+    stores = config["extensions"]["jaeger_storage"]["backends"]
+    assert set(stores) == {config["extensions"]["jaeger_query"]["storage"]["traces"]}
+    assert set(stores) == {config["exporters"]["jaeger_storage_exporter"]["trace_storage"]}
+
+
+def test_the_images_have_what_the_settings_need() -> None:
+    built = re.findall(r"compose/requirements.py([\w ]*) >", (COMPOSE / "Dockerfile").read_text())
+    assert len(built) == 2
+    assert all("traces" in extras.split() for extras in built)
+
+
 def test_prometheus_looks_at_every_service() -> None:
     config = yaml.safe_load((COMPOSE / "observability" / "prometheus.yml").read_text())
     asked = {

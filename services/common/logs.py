@@ -6,6 +6,8 @@ from typing import Literal
 
 import structlog
 
+from services.common import tracing
+
 MAX_SESSION_ID = 64
 """Characters of a session's id."""
 
@@ -18,6 +20,7 @@ def configure(service: str, log_format: Literal["json", "console"], level: str) 
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            tracing.add_ids,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -31,11 +34,13 @@ def configure(service: str, log_format: Literal["json", "console"], level: str) 
 
 
 def bind_session(session_id: str) -> None:
-    """Puts the session's id on every line that the current call logs.
+    """Puts the session's id on every line that the current call logs, and on its span.
 
     A caller chooses it: so much of it as an id has, and nothing that a terminal would obey.
     """
-    structlog.contextvars.bind_contextvars(session_id=ascii(session_id[:MAX_SESSION_ID])[1:-1])
+    shown = ascii(session_id[:MAX_SESSION_ID])[1:-1]
+    structlog.contextvars.bind_contextvars(session_id=shown)
+    tracing.current().set({"session.id": shown})
 
 
 def bind_caller(name: str) -> None:

@@ -12,4 +12,5 @@ LOOP_LAG = Histogram(
     "How much later than asked for the event loop woke a sleeping task, in seconds",
     buckets=(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1),
 )
+SPANS = Counter("dreamr_spans_total", "Spans of traces, by what became of them", ["fate"])
 TASKS = Gauge("dreamr_event_loop_tasks", "Tasks of the event loop that have not ended")

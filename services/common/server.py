@@ -84,10 +84,20 @@ def run(settings: ServiceSettings, service: str, open_service: Open, *checks: Ch
     logs.configure(service.rsplit(".", 1)[-1], settings.log_format, settings.log_level)
     runner = uvloop.run if settings.loop == "uvloop" else asyncio.run
     try:
-        runner(_serve(settings, service, open_service, *checks))
+        runner(_serve_traced(settings, service, open_service, *checks))
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         log.error("cannot start", reason=str(error) or type(error).__name__)
         raise SystemExit(1) from error
+
+
+async def _serve_traced(settings: ServiceSettings, service: str, open_service: Open, *checks: Check) -> None:
+    if not settings.otlp:
+        return await _serve(settings, service, open_service, *checks)
+    # Only here, so that what is not used need not be installed.
+    from services.common.collector import collected
+
+    async with collected(settings.otlp, service.rsplit(".", 1)[-1], settings.trace_share):
+        return await _serve(settings, service, open_service, *checks)
 
 
 async def _serve(settings: ServiceSettings, service: str, open_service: Open, *checks: Check) -> None:

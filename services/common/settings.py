@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
@@ -63,6 +64,16 @@ class ServiceSettings(BaseSettings):
         "without it those are called in plaintext",
     )
 
+    otlp: str = Field(
+        default="",
+        pattern=r"^(https?://(\[[0-9a-fA-F:]+\]|[^\s:/,]+):\d{1,5})?$",
+        description="collector that traces are sent to by OTLP over gRPC: http://HOST:4317, or https:// for "
+        "TLS; empty means that there are none",
+    )
+    trace_share: float = Field(
+        default=1.0, ge=0, le=1, description="of the traces that no caller has begun, those that are kept"
+    )
+
     @property
     def tls(self) -> Tls | None:
         """The files that TLS is served with, or None for plaintext."""
@@ -74,6 +85,15 @@ class ServiceSettings(BaseSettings):
             raise ValueError("tls_cert: is missing, and tls_ca is set")
         if self.tls:
             self.tls.read()
+        return self
+
+    @model_validator(mode="after")
+    def _check_otlp(self) -> Self:
+        if self.otlp:
+            try:
+                import_module("services.common.collector")
+            except ImportError as error:
+                raise ValueError(f"otlp: needs pip install 'dreamr[traces]' ({error})") from error
         return self
 
     @classmethod

@@ -23,6 +23,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from dreamr.tls import Tls
+from services.common import tracing
 from services.common.channel import open_triton_channel
 from services.common.errors import (
     CONTEXT_TOO_LONG,
@@ -170,13 +171,15 @@ class TritonModel:
         """
         request = self._request(version)
         _fill(request, prompt, images, parameters, stream=stream)
-        call = self._stub.ModelStreamInfer((self._opening(version), request), timeout=seconds)
-        try:
-            yield self._chunks(call)
-        finally:
-            # Leaving an `async for` cancels nothing; without this the model would generate on.
-            if call not in self._ending:
-                call.cancel()
+        # A model's name says nothing about anybody's question; prompts and texts are no attributes.
+        with tracing.span("triton", {"gen_ai.request.model": self.model}, "CLIENT") as span:
+            call = self._stub.ModelStreamInfer((self._opening(version), request), timeout=seconds)
+            try:
+                yield self._chunks(call, span)
+            finally:
+                # Leaving an `async for` cancels nothing; without this the model would generate on.
+                if call not in self._ending and call.cancel():
+                    span.set({tracing.CANCELLED: True})
 
     async def complete(
         self,
@@ -224,7 +227,8 @@ class TritonModel:
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, "Triton") from error
 
-    async def _chunks(self, call: Any) -> AsyncIterator[Chunk]:
+    async def _chunks(self, call: Any, span: tracing.Span) -> AsyncIterator[Chunk]:
+        written = 0
         try:
             async for message in call:
                 response = message.infer_response
@@ -235,7 +239,15 @@ class TritonModel:
                     raise self._error(message.error_message)
                 if response.outputs:
                     chunk = _chunk(response)
+                    written += chunk.tokens
+                    span.set(
+                        {
+                            "gen_ai.usage.input_tokens": chunk.prompt_tokens,
+                            "gen_ai.usage.output_tokens": written,
+                        }
+                    )
                     if chunk.finish_reason is not None:
+                        span.set({"gen_ai.response.finish_reasons": (chunk.finish_reason,)})
                         self._leave(call)
                         yield chunk
                         return

@@ -241,8 +241,10 @@ class ClusterParts:
         tried: set[Replica[Stub]] = set()
         while True:
             try:
-                with replicas.choose(self._context.session_id, 0, tried).call() as stub:
-                    return await method(stub)(request, timeout=min(most, self._seconds()))
+                replica = replicas.choose(self._context.session_id, 0, tried)
+                with replica.call() as stub, replica.span() as span:
+                    timeout = min(most, self._seconds())
+                    return await method(stub)(request, timeout=timeout, metadata=span.metadata)
             except (grpc.aio.AioRpcError, UnavailableError) as error:
                 await self._wait_or_raise(_failure(error, part), patience)
 
@@ -262,8 +264,8 @@ class ClusterParts:
         tried: set[Replica[Stub]] = set()
 
         async def responses_of(replica: Replica[Stub]) -> AsyncGenerator[Any, None]:
-            with replica.call() as stub:
-                call = method(stub)(request, timeout=self._seconds())
+            with replica.call() as stub, replica.span() as span:
+                call = method(stub)(request, timeout=self._seconds(), metadata=span.metadata)
                 try:
                     async for response in call:
                         replica.answered()

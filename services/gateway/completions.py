@@ -48,9 +48,9 @@ class Completions:
             for replica in replicas.order(request.id):
                 told = False
                 try:
-                    with replica.call():
+                    with replica.call(), replica.span() as span:
                         stub = completion_pb2_grpc.CompletionServiceStub(replica.channel)
-                        call = stub.Complete(request, timeout=_left(deadline))
+                        call = stub.Complete(request, timeout=_left(deadline), metadata=span.metadata)
                         try:
                             async for response in call:
                                 told = True

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dreamr.v1 import gateway_pb2
+from services.common import tracing
 from services.common.errors import (
     InvalidRequestError,
     LateError,
@@ -20,7 +21,7 @@ from services.common.errors import (
     ServiceError,
     UnavailableError,
 )
-from services.gateway import convert
+from services.gateway import convert, metrics
 from services.gateway.fpsr import Machine
 from services.gateway.governs import Governs, Ungoverned
 from services.gateway.messages import (
@@ -64,6 +65,7 @@ _PARTS = {
     StartVerdict: gateway_pb2.PART_VERDICT,
     StartAnswer: gateway_pb2.PART_ANSWER,
 }
+_WRITTEN = "dreamr.steps"
 _DOWN = Failure.UNAVAILABLE
 _FAILURES = {InvalidRequestError: Failure.REFUSED, OverloadedError: Failure.OVERLOADED}
 # Stopped calls may still speak once each; more than a window's worth of events never waits.
@@ -79,9 +81,27 @@ class _Work:
     began: float
     tokens: int = 0
     written_tokens: int = 0
+    committed_tokens: int = 0
     over: bool = False
+    stopped: bool = False
     # Per step it wrote: when the work on it began, and when its text was complete.
     spans: list[tuple[float, float]] = field(default_factory=list)
+
+
+def part_of(start: Start) -> str:
+    """What metrics and traces call a call that has a part."""
+    return gateway_pb2.Part.Name(_PARTS[type(start)]).removeprefix("PART_").lower()
+
+
+def _span(start: Start) -> tracing.Span:
+    """What a trace shows of a call: its place in the reasoning, and nothing of what is said."""
+    if isinstance(start, StartGrace) or not tracing.on():
+        return tracing.NONE
+    index = len(start.steps) if isinstance(start, StartAnswer) else start.index
+    lane = start.lane if isinstance(start, StartDraft) else 0
+    return tracing.span(
+        part_of(start), {"dreamr.call": start.call, "dreamr.index": index, "dreamr.lane": lane}
+    )
 
 
 class Driver:
@@ -146,18 +166,25 @@ class Driver:
         deadline = asyncio.get_running_loop().time() + self._seconds
         self._began = self._clock()
         async with asyncio.TaskGroup() as group:
-            end = await self._obey(self._machine.start(), group)
-            while end is None:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        event, at = await self._events.get()
-                except TimeoutError:
-                    event, at = Aborted("deadline"), self._now()
-                if self._aborted:
-                    event = Aborted(str(self._aborted))
-                end = await self._obey(await self._note(event, at), group)
-            for call in list(self._works):
-                await self._stop(call)
+            try:
+                end = await self._obey(self._machine.start(), group)
+                while end is None:
+                    try:
+                        async with asyncio.timeout_at(deadline):
+                            event, at = await self._events.get()
+                    except TimeoutError:
+                        event, at = Aborted("deadline"), self._now()
+                    if self._aborted:
+                        event = Aborted(str(self._aborted))
+                    end = await self._obey(await self._note(event, at), group)
+                for call in list(self._works):
+                    await self._stop(call)
+            finally:
+                # Of a client that has left: what it has cost is booked all the same.
+                at = self._now()
+                for work in self._works.values():
+                    if not work.over:
+                        self._cancel(work, at)
         await self._conclude(end)
 
     # --- commands ---------------------------------------------------------------------------------
@@ -194,11 +221,8 @@ class Driver:
         work = self._works.get(call)
         if work is None or work.over:
             return
-        work.task.cancel()
         at = self._now()
-        self._settle(work, at)
-        if account := self._account(work.start):
-            account.cancelled_calls += 1
+        self._cancel(work, at)
         await self._tell(work.start, gateway_pb2.PHASE_CANCELLED, at)
 
     async def _commit(self, command: CommitStep) -> Speculation:
@@ -213,6 +237,9 @@ class Driver:
             self.totals.steps_by_target += 1
             self.totals.target.committed_tokens += command.step.tokens
             self.totals.rejected += command.verdict is not None
+        work.committed_tokens += command.step.tokens
+        if work.stopped and (account := self._account(work.start)):
+            account.cancelled_tokens -= command.step.tokens
         self._governor.committed(command.author, command.step.tokens, command.verdict)
         level = self._governor.level()
         commit = gateway_pb2.Commit(
@@ -297,7 +324,8 @@ class Driver:
         """Runs a call; whatever comes of it becomes an event."""
         began = self._now()
         try:
-            await self._call(start)
+            with _span(start) as span:
+                await self._call(start, span)
         except ServiceError as error:
             if isinstance(error, LateError) and isinstance(start, StartVerdict):
                 late = Verdict(accept=False, reason=Reason.LATE, seconds=self._now() - began)
@@ -309,13 +337,15 @@ class Driver:
     async def _put(self, event: Event) -> None:
         await self._events.put((event, self._now()))
 
-    async def _call(self, start: Start) -> None:
-        put = self._put
+    async def _call(self, start: Start, span: tracing.Span) -> None:
+        put, written = self._put, 0
         match start:
             case StartDraft(call):
                 async with aclosing(self._parts.draft(start)) as steps:
                     async for step in steps:
                         await put(Drafted(call, step))
+                        written += 1
+                        span.set({_WRITTEN: written})
                 await put(DraftEnded(call))
             case StartRival(call):
                 async with aclosing(self._parts.rival(start)) as found:
@@ -325,10 +355,13 @@ class Driver:
                             self._governor.progressed(start, item.tokens, self._clock())
                         else:
                             await put(RivalDone(call, item))
+                            written += 1
+                            span.set({_WRITTEN: written})
                 await put(RivalEnded(call))
             case StartVerdict(call):
                 began = self._now()
                 verdict = await self._parts.verdict(start)
+                span.set({"dreamr.accept": verdict.accept, "dreamr.reason": verdict.reason.value})
                 await put(Judged(call, replace(verdict, seconds=self._now() - began)))
             case StartAnswer(call):
                 answer = await self._parts.answer(start)
@@ -354,6 +387,17 @@ class Driver:
                 return self.totals.verifier
             case StartGrace():
                 return None
+
+    def _cancel(self, work: _Work, at: float) -> None:
+        """Stops a call that is under way, and books it as that."""
+        work.task.cancel()
+        work.stopped = True
+        self._settle(work, at)
+        if account := self._account(work.start):
+            account.cancelled_calls += 1
+            account.cancelled_tokens += work.tokens - work.committed_tokens
+            told = metrics.CANCEL_SECONDS.labels(part_of(work.start))
+            work.task.add_done_callback(lambda _: told.observe(max(0.0, self._now() - at)))
 
     def _settle(self, work: _Work, at: float) -> None:
         """Books a call's cost, once."""

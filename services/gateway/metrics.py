@@ -25,6 +25,32 @@ DRAFT_VERDICTS = Counter(
     ["version", "outcome"],
 )
 TOKENS = Counter("dreamr_tokens_total", "Tokens generated", ["model", "fate"])
+POSITION_VERDICTS = Counter(
+    "dreamr_position_verdicts_total", "The same by position in the reasoning", ["position", "outcome"]
+)
+VERDICT_SECONDS = Histogram(
+    "dreamr_verdict_seconds", "Time of verdicts on committed positions, in seconds", buckets=SECONDS
+)
+CANCELLED_TOKENS = Counter(
+    "dreamr_cancelled_tokens_total",
+    "Of the wasted tokens, those that calls which were stopped early had written",
+    ["model"],
+)
+CANCEL_SECONDS = Histogram(
+    "dreamr_cancel_seconds",
+    "Time from the decision to stop a call until it was over at the gateway, in seconds",
+    ["part"],
+    buckets=SECONDS,
+)
+SPECULATION = Counter(
+    "dreamr_speculation_total",
+    "Committed steps, by how far the governor lets speculate behind them",
+    ["level"],
+)
+GOVERNOR_READY = Gauge("dreamr_governor_ready", "Whether the governor has seen enough to decide: 0 or 1")
+GOVERNOR_ACCEPTANCE = Gauge("dreamr_governor_acceptance", "Share of accepted steps, as the governor sees it")
+AWAY_SESSIONS = Gauge("dreamr_away_sessions", "Sessions that run and that their store has not all of")
+STORE_FAILURES = Counter("dreamr_store_failures_total", "Times that the store could not be used")
 CANCELLED_CALLS = Counter("dreamr_cancelled_calls_total", "Calls that were stopped early", ["part"])
 REPLICAS = Gauge(
     "dreamr_replicas", "Replicas of a part: all that are known, and those that calls go to", ["part", "state"]
@@ -35,6 +61,15 @@ EJECTIONS = Counter(
 HEDGES = Counter("dreamr_hedges_total", "Drafts begun a second time, by the call that was faster", ["faster"])
 
 
+# Positions from which on several are counted together: a label has few values.
+_RANGES = ((8, "8-15"), (16, "16-31"), (32, "32-63"), (64, "64-"))
+
+
+def position(index: int) -> str:
+    """The label of a position, from 0."""
+    return next((name for first, name in reversed(_RANGES) if index >= first), str(index))
+
+
 def count_commit(policy: str, commit: gateway_pb2.Commit) -> None:
     """Counts a commit and the verdict on its position."""
     COMMITS.labels(policy, gateway_pb2.Author.Name(commit.author).removeprefix("AUTHOR_").lower()).inc()
@@ -43,6 +78,11 @@ def count_commit(policy: str, commit: gateway_pb2.Commit) -> None:
         outcome = "accept" if commit.verdict.accept else "reject"
         VERDICTS.labels(outcome, reason.lower()).inc()
         DRAFT_VERDICTS.labels(str(commit.draft_version), outcome).inc()
+        POSITION_VERDICTS.labels(position(commit.index), outcome).inc()
+        VERDICT_SECONDS.observe(commit.verdict.seconds)
+    SPECULATION.labels(
+        gateway_pb2.Speculation.Name(commit.speculation).removeprefix("SPECULATION_").lower()
+    ).inc()
 
 
 def count_end(policy: str, status: str, totals: Totals, seconds: float | None) -> None:
@@ -58,3 +98,4 @@ def count_end(policy: str, status: str, totals: Totals, seconds: float | None) -
         CANCELLED_CALLS.labels(part).inc(account.cancelled_calls)
         TOKENS.labels(part, "committed").inc(account.committed_tokens)
         TOKENS.labels(part, "wasted").inc(account.wasted_tokens)
+        CANCELLED_TOKENS.labels(part).inc(account.cancelled_tokens)

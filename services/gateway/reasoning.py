@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from dreamr.v1 import common_pb2, gateway_pb2
+from services.common import tracing
 from services.common.errors import (
     InvalidRequestError,
     LateError,
@@ -69,8 +70,13 @@ class Reasoning:
         self._verdict_seconds = verdict_seconds
         self._governor = Governor()
         self._drivers: dict[str, Driver] = {}
+        self._sessions: set[Session] = set()
         self._late: set[asyncio.Task[bool]] = set()
         self._draining = False
+        # Asked by the thread that Prometheus talks to.
+        metrics.AWAY_SESSIONS.set_function(lambda: sum(bool(one.away) for one in tuple(self._sessions)))
+        metrics.GOVERNOR_READY.set_function(lambda: self._governor.costs() is not None)
+        metrics.GOVERNOR_ACCEPTANCE.set_function(lambda: self._governor.acceptance.value)
 
     def drain(self) -> None:
         """From now on durable sessions are let go of at their next commits; other gateways resume them."""
@@ -101,7 +107,14 @@ class Reasoning:
             if self._recorder and not given
             else None
         )
-        finished = await self._run(session, task, send, recording.note if recording else None)
+        shown = {"session.id": session.id, "dreamr.policy": task.plan.policy.name}
+        with tracing.span("session", shown, begins=True) as span:
+            self._sessions.add(session)
+            try:
+                finished = await self._run(session, task, send, recording.note if recording else None)
+            finally:
+                self._sessions.discard(session)
+                span.set({"dreamr.steps": session.committed})
         if self._recorder and recording and finished:
             await asyncio.shield(self._recorder.end(recording, finished.answer))
 

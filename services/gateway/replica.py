@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import grpc
 import structlog
 
+from services.common import tracing
 from services.gateway import metrics
 from services.gateway.health_watch import watch_health
 
@@ -93,6 +94,10 @@ class Replica(Generic[Stub]):
             self.calls -= 1
             if not self.calls:
                 self._idle.set()
+
+    def span(self) -> tracing.Span:
+        """The span of one call to it."""
+        return tracing.span(f"call {self.part}", {"server.address": self.address}, "CLIENT")
 
     def answered(self) -> None:
         """It has said something to a call."""

@@ -23,7 +23,7 @@ from services.common.errors import (
 from services.common.logs import MAX_SESSION_ID
 from services.common.pair import Pair
 from services.common.validation import seconds_left
-from services.gateway import convert
+from services.gateway import convert, metrics
 from services.gateway.adoption import Adoption
 from services.gateway.call import Call as Context
 from services.gateway.callers import Caller, Callers
@@ -450,6 +450,7 @@ async def _store_errors() -> AsyncIterator[None]:
     try:
         yield
     except StoreError as error:
+        metrics.STORE_FAILURES.inc()
         raise UnavailableError(f"sessions: {error}") from error
 
 

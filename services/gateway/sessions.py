@@ -9,6 +9,7 @@ import structlog
 
 from dreamr.v1 import gateway_pb2
 from services.common.errors import ServiceError, SessionCancelledError, UnavailableError
+from services.gateway import metrics
 from services.gateway.store import Appended, Hold, Status, Store, StoredSession, StoreError
 
 log = structlog.get_logger()
@@ -269,6 +270,7 @@ class Session:
         self._loss.set()
 
     def _note_away(self, why: str) -> None:
+        metrics.STORE_FAILURES.inc()
         if not self.away:
             log.warning("session is not durable", reason=why)
         self.away = why

@@ -7,13 +7,18 @@ from dreamr.v1 import gateway_pb2
 
 @dataclass(slots=True)
 class ModelTotals:
-    """Calls to one model; tokens as reported, seconds summed over calls."""
+    """Calls to one model; tokens as reported, seconds summed over calls.
+
+    Attributes:
+        cancelled_tokens: of the wasted ones, those of calls that were stopped early.
+    """
 
     calls: int = 0
     cancelled_calls: int = 0
     generated_tokens: int = 0
     committed_tokens: int = 0
     busy_seconds: float = 0.0
+    cancelled_tokens: int = 0
 
     @property
     def wasted_tokens(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 
 from dreamr.v1 import common_pb2, target_pb2, target_pb2_grpc, verifier_pb2, verifier_pb2_grpc
-from services.common import logs
+from services.common import logs, tracing
 from services.common.errors import InvalidRequestError, from_rpc
 from services.common.pair import Pair
 from services.common.validation import check_context, check_range, seconds_left
@@ -75,7 +75,8 @@ class VerifierService(verifier_pb2_grpc.VerifierServiceServicer):
         )
         seconds = max(0.001, seconds_left(context, self._judge_seconds) - _REPLY_SECONDS)
         try:
-            scored = await self._target.Score(question, timeout=seconds)
+            with tracing.span("call target", kind="CLIENT") as span:
+                scored = await self._target.Score(question, timeout=seconds, metadata=span.metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 return None

@@ -1,19 +1,13 @@
 """The compose files fit together, and what they name is there."""
 
 import re
-from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import prometheus_client
 import pytest
 import yaml
 
-import services.common.metrics
-import services.gateway.metrics  # noqa: F401 - their metrics are registered as they are imported
 from dreamr.tls import SERVERS, Tls
-from models.backends.transformers import metrics as engine_metrics
 from services.draft.settings import DraftSettings
 from services.gateway.settings import GatewaySettings
 from services.target.settings import TargetSettings
@@ -85,6 +79,39 @@ def test_a_container_gets_its_own_key_alone() -> None:
         assert Path(found["secrets"][f"{role}-key"]["file"]).name == Path(str(files.key)).name
 
 
+def test_every_service_sends_its_traces_where_jaeger_takes_them() -> None:
+    services = merged("observability")["services"]
+    sent = {
+        name: value
+        for name, service in services.items()
+        for key, value in service.get("environment", {}).items()
+        if key.endswith("_OTLP")
+    }
+    assert set(sent) == {"gateway", "gateway-2", "draft", "verifier", "target"}
+    config = yaml.safe_load((COMPOSE / "observability" / "jaeger.yml").read_text())
+    port = config["receivers"]["otlp"]["protocols"]["grpc"]["endpoint"].rsplit(":", 1)[1]
+    assert set(sent.values()) == {f"http://jaeger:{port}"}
+    for name in sent:
+        assert set(services[name]["networks"]) & set(services["jaeger"]["networks"]), name
+
+
+def test_jaeger_writes_what_it_asks_for() -> None:
+    config = yaml.safe_load((COMPOSE / "observability" / "jaeger.yml").read_text())
+    (pipeline,) = config["service"]["pipelines"].values()
+    for kind in ("receivers", "processors", "exporters"):
+        assert set(pipeline[kind]) == set(config[kind])
+    assert set(config["service"]["extensions"]) == set(config["extensions"])
+    stores = config["extensions"]["jaeger_storage"]["backends"]
+    assert set(stores) == {config["extensions"]["jaeger_query"]["storage"]["traces"]}
+    assert set(stores) == {config["exporters"]["jaeger_storage_exporter"]["trace_storage"]}
+
+
+def test_the_images_have_what_the_settings_need() -> None:
+    built = re.findall(r"compose/requirements.py([\w ]*) >", (COMPOSE / "Dockerfile").read_text())
+    assert len(built) == 2
+    assert all("traces" in extras.split() for extras in built)
+
+
 def test_prometheus_looks_at_every_service() -> None:
     config = yaml.safe_load((COMPOSE / "observability" / "prometheus.yml").read_text())
     asked = {
@@ -100,31 +127,6 @@ def test_prometheus_looks_at_every_service() -> None:
         if key.endswith("_METRICS")
     }
     assert asked == offered
-
-
-def test_the_dashboard_shows_metrics_that_there_are() -> None:
-    text = (COMPOSE / "observability" / "dreamr.json").read_text()
-    used = set(re.findall(r"\b(dreamr_\w+|transformers:\w+|nv_\w+|vllm:\w+|process_\w+)", text))
-    ours = set(chain.from_iterable(names(prometheus_client.REGISTRY.collect())))
-    engines = {f"transformers:{name}" for name in (*engine_metrics._GAUGES, *engine_metrics._COUNTERS)}
-    # Triton's own, and those that the vLLM backend passes on.
-    theirs = {
-        "nv_inference_queue_duration_us",
-        "nv_inference_compute_infer_duration_us",
-        "vllm:generation_tokens_total",
-    }
-    assert used <= ours | engines | theirs
-    assert {name for name in used if name.startswith("dreamr_")}
-
-
-def names(families: Iterable[Any]) -> Iterable[set[str]]:
-    for family in families:
-        if family.type == "counter":
-            yield {f"{family.name}_total"}
-        elif family.type == "histogram":
-            yield {f"{family.name}_{end}" for end in ("bucket", "sum", "count")}
-        else:
-            yield {family.name}
 
 
 def source(volume: Any) -> str:

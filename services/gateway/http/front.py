@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from services.common import metrics
+from services.common import metrics, tracing
 from services.common.errors import STATUSES, OverloadedError, ServiceError, UnavailableError
 from services.common.identity import check_roles
 from services.common.server import LAST_WORDS_SECONDS, Serving
@@ -173,10 +173,19 @@ class _Endpoint:
             metrics.CALL_SECONDS.labels(self._name).observe(time.perf_counter() - began)
             metrics.CALLS.labels(self._name, status).inc()
 
+    async def _traced(self, exchange: Exchange) -> None:
+        """Who may not call at all has no span, as over gRPC."""
+        with tracing.server_span(f"HTTP {self._name}", exchange.metadata) as span:
+            try:
+                await self._behaviour(exchange)
+            except HttpError as problem:
+                span.close(problem, refused=problem.status < HTTPStatus.INTERNAL_SERVER_ERROR)
+                raise
+
     async def _answer(self, exchange: Exchange) -> str:
         """The status for metrics."""
         try:
-            await self._front.run(exchange, self._behaviour)
+            await self._front.run(exchange, self._traced)
         except ClientGoneError:
             return "CANCELLED"
         except HttpError as found:

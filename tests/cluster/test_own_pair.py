@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 import dreamr
 from dreamr.cli.main import app
 from dreamr.cluster.cluster import Cluster
+from dreamr.pair.probe import probe
+from dreamr.v1 import common_pb2
 from tests.cluster.test_text_model import convert
 from tests.tiny_model import make_tiny_model
 
@@ -24,12 +26,21 @@ def add(folder: Path, target: Path, draft: Path) -> str:
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert re.fullmatch(
-        r"target +[\d.]+ tokens/s.*\ndraft +[\d.]+ tokens/s.*\nratio +[\d.]+\nverdict +[\d.]+ .*\n.*pair.toml\n",
+        r"target .* tokens/s.*\ndraft .* tokens/s.*\nratio +[\d.]+\nverdict +[\d.]+ .*\n.*pair.toml\n",
         done.stdout,
     ), done.stdout
     return done.stdout
 
 
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_pair_that_runs_is_tried_out(cluster: Cluster) -> None:
+    found = await probe(cluster.addresses, 1)
+    assert found.target.tokens > 0
+    assert found.ratio > 1
+    assert found.verdict.rule == common_pb2.VERIFICATION_RULE_TBVM
+
+
+@pytest.mark.slow
 def test_a_pair_is_written_and_tried_out(tmp_path: Path) -> None:
     target = make_tiny_model(tmp_path / "target", layers=6, hidden=256, max_positions=1024)
     draft = make_tiny_model(tmp_path / "draft", max_positions=1024)

@@ -17,6 +17,8 @@ from services.verifier.words import TOKENIZER, Words
 
 _QUESTION = "What is 17 plus 25?"
 _STEP = "17 plus 25 is 42."
+_IMAGES_UNSET = {"transformers": 8, "vllm": 999}
+"""Images that a prompt may have where `model.json` sets no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class _Served:
             folder = file.parent / settings["model"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PairFolderError(f"{path}: is no model as `dreamr pair add` writes it: {error!r}") from error
+        if not isinstance(settings.get("limit_mm_per_prompt", {}), dict):
+            raise PairFolderError(f"{file}: limit_mm_per_prompt must be an object, such as {{'image': 8}}")
         backends = ("transformers", "vllm")
         backend = next((name for name in backends if f'backend: "{name}"' in text), None)
         if backend is None:
@@ -105,8 +109,8 @@ def _check_backend(served: _Served, folder: ModelFolder) -> Iterator[Finding]:
 
 def _check_context(served: _Served, folder: ModelFolder, pair: Pair) -> Iterator[Finding]:
     longest = served.settings.get("max_model_len") or folder.context
-    if longest is None:
-        yield Finding("warning", "says nothing of its context; set max_model_len in 1/model.json")
+    if not isinstance(longest, int):
+        yield Finding("warning", "says nothing of its context; set max_model_len in 1/model.json (tokens)")
         return
     if folder.context is not None and longest > folder.context:
         yield Finding(
@@ -126,15 +130,11 @@ def _check_images(served: _Served, folder: ModelFolder, pair: Pair) -> Iterator[
         return
     if not folder.takes_images:
         yield Finding("error", f"takes no images; set max_images = 0 instead of {wanted}")
-    limit = served.settings.get("limit_mm_per_prompt", {}).get("image", MAX_DEFAULT[served.backend])
+    limit = served.settings.get("limit_mm_per_prompt", {}).get("image", _IMAGES_UNSET[served.backend])
     if limit < wanted:
         yield Finding(
             "error", f"limit_mm_per_prompt in 1/model.json allows {limit} images, max_images {wanted}"
         )
-
-
-MAX_DEFAULT = {"transformers": 8, "vllm": 999}
-"""Images in a prompt where `model.json` sets no limit."""
 
 
 def _check_tokenizer(pair: Pair, template: Path) -> Iterator[Finding]:

@@ -1,11 +1,14 @@
 """Asks both models of a running pair one question each, and the verifier for one verdict."""
 
+import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
+from PIL import Image
 
+from dreamr import errors
 from dreamr.v1 import (
     common_pb2,
     completion_pb2,
@@ -75,8 +78,15 @@ async def probe(addresses: Mapping[str, str], images: int) -> Probe:
         images: that each question has, the same grey one.
 
     Raises:
-        grpc.aio.AioRpcError: a service or its model does not answer.
+        DreamrError: a service or its model does not answer as it should.
     """
+    try:
+        return await _probe(addresses, images)
+    except grpc.aio.AioRpcError as error:
+        raise errors.from_rpc(error) from error
+
+
+async def _probe(addresses: Mapping[str, str], images: int) -> Probe:
     given = [common_pb2.Image(data=_image())] * images
     said: dict[str, list[Said]] = {"target": [], "draft": []}
     for role in ("target", "draft") * 2:
@@ -113,10 +123,6 @@ async def _ask(
 
 def _image() -> bytes:
     """A grey square, as PNG."""
-    import io
-
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.new("RGB", (_IMAGE_SIDE, _IMAGE_SIDE), "grey").save(buffer, "PNG")
     return buffer.getvalue()

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -217,3 +219,18 @@ def test_certificates_that_cannot_be_used_leave_no_thread(tmp_path: Path) -> Non
     with pytest.raises(dreamr.TlsError):
         dreamr.Client("127.0.0.1:1", tls=dreamr.Tls(tmp_path / "ca.pem"))
     assert "dreamr-client" not in threads()
+
+
+def test_a_program_that_just_ends_cancels_what_it_had_begun() -> None:
+    program = """
+import sys, dreamr
+client = dreamr.Client(sys.argv[1])
+events = client.reason("q")
+next(events)
+"""
+    with serving() as (gateway, _):
+        gateway.fake.says = [STARTED, COMMIT]
+        arguments = [sys.executable, "-c", program, gateway.fake.address]
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
+        gateway.until(gateway.fake.cancelled)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -67,3 +67,16 @@ async def ask(settings: Path, question: str) -> dreamr.Answer:
         dreamr.AsyncClient(cluster.address, timeout=240) as client,
     ):
         return await client.ask(question, policy="fpsr")
+
+
+@pytest.mark.slow
+def test_questions_go_on_to_calibration(tmp_path: Path) -> None:
+    model, questions = make_tiny_model(tmp_path / "model", max_positions=1024), tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "what ?"}\n')
+    into = tmp_path / "own"
+    command = ["pair", "add", "own", "--target", str(model), "--draft", str(model), "--into", str(into)]
+    done = CliRunner().invoke(app, [*command, "--no-probe", "--questions", str(questions)])
+    # One question is too few to choose by: the pair stays as it was written.
+    assert done.exit_code == 1, done.output
+    assert "is left as it is" in done.stderr
+    assert "alpha: " in done.stdout

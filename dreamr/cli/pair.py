@@ -65,7 +65,7 @@ def add(
         _refuse(str(error).splitlines())
     for finding in added.warnings:
         _warn(finding.text)
-    progress.print(f"written: {added.settings} and {added.repository}")
+    progress.print(f"written: {added.settings} and {added.repository}", markup=False, soft_wrap=True)
     if probe and backend == "vllm":
         progress.print(f"not tried out: {_NO_VLLM}")
     elif probe:

@@ -2,6 +2,9 @@
 
 async with dreamr.AsyncClient("127.0.0.1:7000") as client:
     answer = await client.ask("how many wheels are there?", images=["bus.png"])
+
+with dreamr.Client("127.0.0.1:7000") as client:  # the same without asyncio
+    answer = client.ask("how many wheels are there?", images=["bus.png"])
 """
 
 from dreamr.client import AsyncClient
@@ -20,6 +23,7 @@ from dreamr.errors import (
     UnavailableError,
 )
 from dreamr.events import Activity, Answer, Commit, Event, Finished, Session, Started, Totals, Verdict
+from dreamr.sync_client import Client
 from dreamr.tls import Tls
 
 __all__ = [
@@ -27,6 +31,7 @@ __all__ = [
     "Answer",
     "AsyncClient",
     "AuthenticationError",
+    "Client",
     "Commit",
     "DeadlineError",
     "DivergedError",

@@ -12,18 +12,22 @@ import typer
 from rich.live import Live
 
 from dreamr.cli.live import LiveView
-from dreamr.cli.running import AddressOption, TlsOption, cluster_at, progress, run
+from dreamr.cli.running import AddressOption, PairOption, TlsOption, cluster_at, progress, run
 from dreamr.client import AsyncClient
 from dreamr.events import Answer, Commit, Event
 
 
 def ask(
-    image: Annotated[Path, typer.Argument(help="An image file.", exists=True, dir_okay=False)],
+    image: Annotated[
+        Path,
+        typer.Argument(help="An image file, or - for none.", exists=True, dir_okay=False, allow_dash=True),
+    ],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     policy: Annotated[str, typer.Option(help="fpsr, target, specreason, lookahead or exact.")] = "fpsr",
     window: Annotated[int | None, typer.Option(help="Candidates in flight, 1 to 16.")] = None,
     alpha: Annotated[float | None, typer.Option(help="What a score is compared with, 0 to 1.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds the answer may take.")] = 120.0,
+    pair: PairOption = "bundled",
     address: AddressOption = None,
     tls: TlsOption = None,
     api_key: Annotated[
@@ -33,7 +37,7 @@ def ask(
 ) -> None:
     """Ask a question about an image, and watch the answer come about."""
     options = {"policy": policy, "window": window, "alpha": alpha, "timeout": timeout}
-    answer = run(_ask(address, tls, api_key, image, question, options, quiet=as_json))
+    answer = run(_ask(address, pair, tls, api_key, image, question, options, quiet=as_json))
     if as_json:
         sys.stdout.write(json.dumps(to_json(answer)) + "\n")
     else:
@@ -63,6 +67,7 @@ def to_json(answer: Answer) -> dict[str, Any]:
 
 async def _ask(
     address: str | None,
+    pair: str,
     tls: Path | None,
     api_key: str | None,
     image: Path,
@@ -72,10 +77,12 @@ async def _ask(
     quiet: bool,
 ) -> Answer:
     async with (
-        cluster_at(address, tls=tls) as target,
+        cluster_at(address, pair, tls=tls) as target,
         AsyncClient(target.address, tls=target.tls, api_key=api_key) as client,
     ):
-        events = client.reason(question, images=[image], activity=not quiet, **options)
+        events = client.reason(
+            question, images=[] if image == Path("-") else [image], activity=not quiet, **options
+        )
         seen: list[Event] = []
         async with aclosing(events) as happened, _shown(LiveView(), quiet=quiet) as show:
             async for event in happened:

@@ -14,6 +14,7 @@ from dreamr.cli import (
     draft,
     fuzz,
     keys,
+    pair,
     sample,
     sapo,
     simulate,
@@ -41,6 +42,7 @@ app.command("certs")(certs.certs)
 app.command("triton")(triton.triton)
 app.add_typer(keys.app, name="keys")
 app.add_typer(draft.app, name="draft")
+app.add_typer(pair.app, name="pair")
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ class PairFiles:
 
         Args:
             name: `bundled`, `emulated:PROFILE` (a name or a TOML file), or the path of a pair's settings.
-            repository: of a pair of one's own; the bundled one's by default.
+            repository: of a pair of one's own; by default the one beside its settings, or the bundled one's.
             folder: where an emulated pair's repository may be written.
 
         Raises:
@@ -46,7 +46,9 @@ class PairFiles:
             raise PairError(
                 f"pair {name!r}: neither `bundled`, nor one of {', '.join(emulated())}, nor a file"
             )
-        return cls(settings.resolve(), (repository or MODELS / "repository").resolve())
+        beside = settings.resolve().parent / "repository"
+        default = beside if beside.is_dir() else MODELS / "repository"
+        return cls(settings.resolve(), (repository or default).resolve())
 
 
 def emulated() -> list[str]:

@@ -5,12 +5,14 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 import dreamr
 from dreamr.cluster.cluster import Cluster
+from tests.cluster.running_examples import run_example
 from training.task import Example, held_out
 
 pytestmark = [pytest.mark.cluster, pytest.mark.asyncio(loop_scope="module")]
@@ -121,6 +123,18 @@ async def test_in_the_background_it_ends_without_its_client_and_its_gateway(clus
     known = [event.text for event in seen if isinstance(event, dreamr.Commit)]
     assert [step.text for step in stored.steps][: len(known)] == known
     assert stored.steps[-1].closes
+    await cluster.restart("gateway-2")
+
+
+async def test_another_program_goes_on_where_one_left_off(cluster: Cluster, tmp_path: Path) -> None:
+    image, (_, second, _) = tmp_path / "grid.png", cluster.gateways
+    LONG[1].image.save(image)
+    (line,) = await run_example("resume", "begin", second, str(image), LONG[1].question)
+    os.kill(cluster.processes["gateway-2"].pid, signal.SIGKILL)
+    session, steps = line.split()
+    *rest, answer = await run_example("resume", "go-on", cluster.gateways[0], session, steps)
+    assert [int(told.split()[0]) for told in rest] == list(range(int(steps), int(steps) + len(rest)))
+    assert answer.startswith("answer: ")
     await cluster.restart("gateway-2")
 
 

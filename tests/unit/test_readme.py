@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import dreamr
 from dreamr.cli.up import up
 
 README = Path("README.md").read_text("utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PAGES = [README, *(Path(f"docs/{name}.md").read_text("utf-8") for name in ("client", "own-pair"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)]
 SHELL = [
     line.split("#")[0].strip()
     for language, block in BLOCKS
@@ -23,7 +25,7 @@ SHELL = [
 
 
 # Commands that have commands of their own.
-GROUPS = {"draft", "keys"}
+GROUPS = {"draft", "keys", "pair"}
 
 
 def help_of(*command: str) -> str:
@@ -57,6 +59,21 @@ def test_the_examples_compile(block: str) -> None:
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
 def test_links_lead_somewhere(link: str) -> None:
     assert Path(link).exists()
+
+
+@pytest.mark.parametrize("page", ["client", "own-pair"])
+def test_links_of_pages_lead_somewhere(page: str) -> None:
+    links = set(re.findall(r"\]\(([^)#:]+)\)", Path(f"docs/{page}.md").read_text("utf-8")))
+    assert [link for link in links if not Path("docs", link).exists()] == []
+
+
+def test_the_clients_page_has_every_option_and_error() -> None:
+    page = Path("docs/client.md").read_text("utf-8")
+    options = {*inspect.signature(dreamr.AsyncClient.reason).parameters} - {"self", "question"}
+    # Of files that gateways read, and clients do not.
+    others = {"KeyFileError", "VersionFileError"}
+    errors = {kind.__name__ for kind in dreamr.DreamrError.__subclasses__()} - others
+    assert [name for name in sorted(options | errors) if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/openai.md"])

@@ -1,0 +1,156 @@
+"""`dreamr pair`"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+from rich.markup import escape
+
+from dreamr.cli.running import progress, run
+from dreamr.cluster.cluster import Cluster
+from dreamr.cluster.pairs import PairFiles
+
+if TYPE_CHECKING:
+    from dreamr.pair.probe import Probe
+
+app = typer.Typer(help="A pair of your own, from two Hugging Face folders.", no_args_is_help=True)
+
+ProbeOption = Annotated[bool, typer.Option(help="Start Triton with both models and ask each one a question.")]
+QuestionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON lines as `dreamr calibrate` takes them: go on with it, and write the alpha.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+RepositoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Triton's model repository; the one beside FILE by default.", exists=True, file_okay=False
+    ),
+]
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What the pair is called.")],
+    target: Annotated[Path, typer.Option(help="Folder of the large model.", exists=True, file_okay=False)],
+    draft: Annotated[Path, typer.Option(help="Folder of the small model.", exists=True, file_okay=False)],
+    backend: Annotated[
+        Literal["transformers", "vllm"], typer.Option(help="Of Triton: ours, or vLLM's for GPUs.")
+    ] = "transformers",
+    into: Annotated[
+        Path | None, typer.Option(help="Folder to write; NAME by default.", file_okay=False)
+    ] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the weights instead of naming their folders.")
+    ] = False,
+    probe: ProbeOption = True,
+    questions: QuestionsOption = None,
+) -> None:
+    """Write a pair's settings and Triton's model repository, check both models, and try them out."""
+    from dreamr.pair.adding import add_pair
+    from dreamr.pair.model_folder import PairFolderError
+
+    if questions is not None and backend == "vllm":
+        raise typer.BadParameter(_NO_VLLM, param_hint="--questions")
+    try:
+        added = add_pair(
+            name, target=target, draft=draft, into=into or Path(name), backend=backend, copy=copy
+        )
+    except PairFolderError as error:
+        _refuse(str(error).splitlines())
+    for finding in added.warnings:
+        _warn(finding.text)
+    progress.print(f"written: {added.settings} and {added.repository}", markup=False, soft_wrap=True)
+    if probe and backend == "vllm":
+        progress.print(f"not tried out: {_NO_VLLM}")
+    elif probe:
+        _probe(added.settings, added.repository)
+    sys.stdout.write(f"{added.settings}\n")
+    if questions is not None:
+        _calibrate(added.settings, questions)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The pair's settings.", exists=True, dir_okay=False)],
+    repository: RepositoryOption = None,
+    probe: ProbeOption = True,
+    questions: QuestionsOption = None,
+) -> None:
+    """Check a pair again, and try it out."""
+    from dreamr.pair.checks import check_pair
+    from services.common.pair import Pair
+
+    found = PairFiles.of(str(file), repository, Path())
+    try:
+        pair = Pair.load(found.settings)
+    except ValueError as error:
+        _refuse([str(error)])
+    findings = check_pair(pair, found.repository)
+    if wrong := [finding.text for finding in findings if finding.level == "error"]:
+        _refuse(wrong)
+    for finding in findings:
+        _warn(finding.text)
+    if probe:
+        _probe(found.settings, found.repository)
+    sys.stdout.write("ok\n")
+    if questions is not None:
+        _calibrate(found.settings, questions)
+
+
+_NO_VLLM = (
+    "vLLM's backend comes with NVIDIA's Triton, not with the one that is started here; see docs/own-pair.md"
+)
+
+
+def _refuse(lines: list[str]) -> NoReturn:
+    for line in lines:
+        progress.print("[bold red]error:[/]", escape(line), soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _warn(text: str) -> None:
+    progress.print("[bold yellow]warning:[/]", escape(text), soft_wrap=True)
+
+
+def _probe(settings: Path, repository: Path) -> None:
+    found = run(_probed(settings, repository))
+    for role, said in (("target", found.target), ("draft", found.draft)):
+        sys.stdout.write(
+            f"{role:7} {said.tokens_per_second:8.1f} tokens/s, the first after {said.first_seconds:.2f} s: "
+            f"{said.text[:60]!r}\n"
+        )
+    verdict = found.verdict
+    sys.stdout.write(f"ratio   {found.ratio:8.2f}\n")
+    sys.stdout.write(
+        f"verdict {verdict.score:8.2f} for a step that is right (positive {verdict.p_pos:.3f}, "
+        f"negative {verdict.p_neg:.3f})\n"
+    )
+    for text in found.warnings():
+        _warn(text)
+
+
+async def _probed(settings: Path, repository: Path) -> "Probe":
+    from dreamr.pair.probe import probe
+    from services.common.pair import Pair
+
+    reasoning = Pair.load(settings).reasoning
+    images = max(reasoning.min_images, min(1, reasoning.max_images))
+    cluster = Cluster(pair=str(settings), repository=repository)
+    with progress.status("starting Triton and the services"):
+        await cluster.start()
+    try:
+        return await probe(cluster.addresses, images)
+    finally:
+        await asyncio.shield(cluster.stop())
+
+
+def _calibrate(settings: Path, questions: Path) -> None:
+    from dreamr.cli.calibrate import calibrate
+
+    calibrate(questions=questions, pair=str(settings), write=True)

@@ -67,6 +67,13 @@ class GatewaySettings(ServiceSettings):
     record_max_bytes: int = Field(
         default=1 << 30, ge=1, description="of all that is in that folder; then recording ends"
     )
+    recent_sessions: int = Field(
+        default=32,
+        ge=0,
+        description="timelines of the last sessions that are kept in memory, for who asked them, where there "
+        "is `http`; 0 keeps none",
+    )
+    recent_max_bytes: int = Field(default=16 << 20, ge=1 << 16, description="of all those timelines")
     max_sessions: int = Field(default=64, ge=1, description="sessions that run at once")
     max_waiting: int = Field(default=128, ge=0, description="sessions that may wait for a place")
     max_image_bytes: int = Field(default=16 << 20, ge=1)

@@ -39,7 +39,8 @@ screenshots: setup .cache/axe ## the README's pictures of the page
 .cache/axe: .venv/ready
 	@command -v chromium || command -v google-chrome || { echo "no Chromium here; on Debian: apt-get install chromium"; exit 1; }
 	@command -v npm >/dev/null || { echo "no npm here, which axe-core comes by; on Debian: apt-get install npm"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt playwright
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--no-build-isolation --editable '.[browser]'
 	npm install --silent --no-save --prefix $@ axe-core@4.14.1 || { rm -rf $@; exit 1; }
 	@touch $@
 

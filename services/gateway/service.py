@@ -80,8 +80,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             else None
         )
         self.timelines = Timelines(
-            # Only the HTTP front shows them.
-            settings.recent_sessions if settings.http else 0,
+            settings.timelines,
             settings.recent_max_bytes,
             settings.session_ttl_seconds,
             self.entrance.callers.of_session,

@@ -20,6 +20,7 @@ from dreamr.v1 import gateway_pb2
 from services.gateway.callers import Caller
 from services.gateway.plan import MAX_WINDOW
 from services.gateway.policy import POLICIES
+from services.gateway.settings import GatewaySettings
 from services.gateway.timelines import MAX_QUESTION, Timelines
 from tests.unit.asking import data_uri
 from tests.unit.fake_services import STEPS, FakeServices, busy, idle
@@ -184,6 +185,25 @@ async def test_none_are_kept_where_none_are_wanted() -> None:
         (started, *_) = await told(client)
         assert (await client.get(SESSIONS)).json() == {"most": 0, "sessions": []}
         error_of(await client.get(f"{SESSIONS}/{started['started']['session_id']}"), 404)
+
+
+def test_without_keys_none_are_kept_where_others_could_see_them(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    with KeyFile.changed(path) as keys:
+        keys.add("ci")
+    for http, with_keys, asked_for, most in (
+        ("", True, 5, 0),
+        ("127.0.0.1:0", False, None, 32),
+        ("[::1]:0", False, None, 32),
+        ("localhost:0", False, None, 32),
+        ("0.0.0.0:0", False, None, 0),
+        ("gateway:80", False, None, 0),
+        ("0.0.0.0:0", True, None, 32),
+        ("0.0.0.0:0", False, 5, 5),
+        ("127.0.0.1:0", False, 0, 0),
+    ):
+        settings = GatewaySettings(http=http, keys=path if with_keys else None, recent_sessions=asked_for)
+        assert settings.timelines == most, http
 
 
 def filled(timelines: Timelines, session_id: str, texts: int = 1, size: int = 10) -> None:

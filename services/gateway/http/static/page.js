@@ -37,10 +37,6 @@ function redraw() {
   for (const run of runs) run.draw(until);
 }
 
-function newRun(policy) {
-  return new Run(policy, { exports: kept > 0, failed: fail });
-}
-
 async function ask() {
   asking?.abort();
   const mine = (asking = new AbortController());
@@ -51,7 +47,7 @@ async function ask() {
   const options = { activity: true };
   if ($("window").value) options.window = $("window").valueAsNumber;
   if ($("alpha").value) options.alpha = $("alpha").valueAsNumber;
-  const shown = [$("policy").value, $("other").value].filter(Boolean).map(newRun);
+  const shown = [$("policy").value, $("other").value].filter(Boolean).map((policy) => new Run(policy));
   show(shown);
   const timer = setInterval(redraw, FRAME_MS);
   try {
@@ -70,6 +66,7 @@ async function ask() {
       $("stop").disabled = true;
       if (mine.signal.aborted) tell("Stopped.");
       await list();
+      offer(shown);
     }
   }
 }
@@ -88,12 +85,15 @@ async function follow(run, request, { signal }) {
   tell(`Policy ${run.policy} answers ${run.session.finished.answer ?? ""} after ${run.session.seconds.toFixed(3)} seconds.`);
 }
 
+function offer(shown) {
+  if (kept) for (const run of shown) run.offerTrace(fail);
+}
+
 function compare([one, other]) {
   if (!other) return;
   const times = `${one.policy} ${one.session.seconds.toFixed(3)} s, ${other.policy} ${other.session.seconds.toFixed(3)} s`;
   const ratio = (other.session.seconds / one.session.seconds).toFixed(2);
   $("ratio").textContent = `${times}: ${one.policy} is ${ratio} times as fast as ${other.policy}.`;
-  tell($("ratio").textContent);
 }
 
 // What was asked before.
@@ -137,10 +137,11 @@ function line(found) {
 async function open(id) {
   const found = await api.session(id);
   asking?.abort();
-  const run = newRun(found.policy);
+  const run = new Run(found.policy);
   for (const event of found.events) run.take(event);
   run.end(found.why || found.status);
   show([run]);
+  offer([run]);
   $("runs-title").focus();
   tell(`Session of ${new Date(found.began * 1000).toLocaleTimeString()}: ${found.question}`);
 }

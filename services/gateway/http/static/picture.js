@@ -2,7 +2,7 @@
 
 import { LANES } from "./session.js";
 
-const NAMES = 76, TOP = 20, ROW = 18, GAP = 8, CHARACTER = 6.6;
+const NAMES = 76, TOP = 20, ROW = 18, GAP = 8, CHARACTER = 7.2;
 const LETTERS = { accepted: "A", rejected: "R", cancelled: "C", written: "W", failed: "F" };
 const PATTERNS = { rejected: "url(#hatched)", cancelled: "url(#dotted)", failed: "url(#crossed)" };
 
@@ -16,7 +16,7 @@ function node(name, attributes = {}, text = "") {
 // `now` is where running work is drawn to, `until` the right edge; both in seconds.
 export function draw(svg, session, now, until) {
   const width = Math.max(320, svg.clientWidth || 320);
-  const scale = (width - NAMES - 12) / Math.max(until, 0.001);
+  const scale = (width - NAMES - 24) / Math.max(until, 0.001);
   const x = (seconds) => NAMES + seconds * scale;
   const parts = [];
   const tops = {};

@@ -5,11 +5,9 @@ import { draw } from "./picture.js";
 import { Session } from "./session.js";
 
 export class Run {
-  constructor(policy, { exports, failed }) {
+  constructor(policy) {
     this.session = new Session();
     this.policy = policy;
-    this.exports = exports;
-    this.failed = failed;
     this.began = null;
     this.why = "";
     this.element = document.getElementById("run").content.firstElementChild.cloneNode(true);
@@ -27,14 +25,9 @@ export class Run {
     this.session.take(event);
     if (event.started) {
       this.began = performance.now();
-      const { session_id: id, policy, window = 0, alpha = 0 } = event.started;
+      const { policy, window = 0, alpha = 0 } = event.started;
       this.parts.title.textContent = `Policy ${policy}${window ? `, window ${window}, alpha ${+alpha.toFixed(3)}` : ""}`;
       this.say("runs");
-      if (this.exports) {
-        downloads(this.parts.trace, id, this.failed);
-        this.parts.trace.hidden = false;
-        this.parts.trace.setAttribute("aria-label", `Trace of policy ${policy} for Perfetto`);
-      }
     } else if (event.commit) {
       this.parts.steps.append(step(this.session.commits.at(-1)));
     } else if (event.finished) {
@@ -50,6 +43,15 @@ export class Run {
     const counts = `${byDraft} of ${commits.length} steps by the draft`;
     this.say(finished ? `finished in ${seconds.toFixed(3)} s; ${counts}` : `${why || "ended"}; ${counts}`);
     this.parts.table.replaceChildren(...this.session.spans.map(row));
+  }
+
+  // The gateway keeps it: there is something to download.
+  offerTrace(failed) {
+    const link = this.parts.trace;
+    if (!this.session.started || !link.hidden) return;
+    downloads(link, this.session.started.session_id, failed);
+    link.setAttribute("aria-label", `Trace for Perfetto of policy ${this.policy}`);
+    link.hidden = false;
   }
 
   // How far the picture goes, in seconds.

@@ -33,7 +33,7 @@ browser-test: setup .cache/axe ## the timeline page in a real Chromium, against 
 	$(BIN)/python -m pytest -m browser tests/cluster/test_browser.py
 
 screenshots: setup .cache/axe ## the README's pictures of the page
-	DREAMR_SCREENSHOTS=docs/figures $(BIN)/python -m pytest -m browser tests/cluster/test_browser.py -k schemes
+	DREAMR_SCREENSHOTS=docs/figures $(BIN)/python -m pytest -m browser tests/cluster/test_browser.py -k pictures
 
 # Playwright drives the Chromium that is there, and axe-core looks whether everybody can use the page.
 .cache/axe: .venv/ready

@@ -55,8 +55,7 @@ export class Session {
       else if (phase === "PHASE_FAILED") this.close(span, at, "failed", text);
       else if (verdict) this.judged(span, at, verdict);
       else if (part === "PART_ANSWER") this.close(span, at, "written", text);
-      // What follows a call's last step is its end, not work.
-      else this.spans.splice(this.spans.indexOf(span), 1);
+      else this.drop(span);
     }
   }
 
@@ -93,6 +92,12 @@ export class Session {
     rows[span.row] = span;
     this.open.set(call, span);
     this.spans.push(span);
+  }
+
+  // What follows a call's last step is its end, not work.
+  drop(span) {
+    this.spans.splice(this.spans.indexOf(span), 1);
+    span.end = span.start; // its row is free
   }
 
   close(span, end, outcome, text = "") {

@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow client-test check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway calibrate sapo simulate figures cancellation fuzz audit soak chaos fight compose-test clean
+.PHONY: help setup demo test test-slow client-test check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway calibrate sapo simulate figures cancellation fuzz audit soak chaos fight browser-test screenshots compose-test clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,21 @@ client-test: setup .cache/aiperf ## OpenAI clients of others against a real clus
 .cache/aiperf:
 	$(BIN)/python -m venv $@
 	$@/bin/python -m pip install --quiet --disable-pip-version-check aiperf==0.13.0 || { rm -rf $@; exit 1; }
+
+browser-test: setup .cache/axe ## the timeline page in a real Chromium, against a real cluster
+	$(BIN)/python -m pytest -m browser tests/cluster/test_browser.py
+
+screenshots: setup .cache/axe ## the README's pictures of the page
+	DREAMR_SCREENSHOTS=docs/figures $(BIN)/python -m pytest -m browser tests/cluster/test_browser.py -k pictures
+
+# Playwright drives the Chromium that is there, and axe-core looks whether everybody can use the page.
+.cache/axe: .venv/ready
+	@command -v chromium || command -v google-chrome || { echo "no Chromium here; on Debian: apt-get install chromium"; exit 1; }
+	@command -v npm >/dev/null || { echo "no npm here, which axe-core comes by; on Debian: apt-get install npm"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--no-build-isolation --editable '.[browser]'
+	npm install --silent --no-save --prefix $@ axe-core@4.14.1 || { rm -rf $@; exit 1; }
+	@touch $@
 
 check: setup ## lint and types
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamr.events import Activity, Commit, Event
+from dreamr.events import Activity, Commit, Event, Verdict
 
 LANES = ("draft", "verdict", "rival", "answer")
 _COLOURS = {
@@ -22,6 +22,7 @@ class Span:
 
     Attributes:
         outcome: done, accepted, rejected, cancelled or failed.
+        text: what was written, or why it failed.
     """
 
     lane: str
@@ -29,6 +30,8 @@ class Span:
     start: float
     end: float
     outcome: str
+    text: str = ""
+    verdict: Verdict | None = None
 
 
 def spans(events: Iterable[Event]) -> list[Span]:
@@ -47,7 +50,9 @@ def spans(events: Iterable[Event]) -> list[Span]:
             outcome = "accepted" if event.verdict.accept else "rejected"
         # What follows a call's last step is its end, not work.
         if event.phase != "done" or event.part in ("verdict", "answer"):
-            found.append(Span(event.part, event.index, started.at, event.at, outcome))
+            # A call that is cancelled names its first position, not the one that it was at.
+            index = started.index + 1 if started.phase == "step" and event.phase != "step" else event.index
+            found.append(Span(event.part, index, started.at, event.at, outcome, event.text, event.verdict))
         running[event.call] = event
     return found
 

@@ -10,20 +10,43 @@ from services.gateway.store import Status
 # A client that reads slowly holds its own session up once this much is waiting, and nobody else's.
 _CAPACITY = 256
 
+Note = Callable[[gateway_pb2.ReasonResponse], None]
+
 
 class Outbox:
-    """A bounded queue with one drain."""
+    """A bounded queue with one drain.
+
+    Args:
+        note: hears of all that happens, at once.
+        with_activity: so does the client; else it is not told of that.
+    """
 
     def __init__(
-        self, session: Session, send: Callable[[gateway_pb2.ReasonResponse], Awaitable[None]]
+        self,
+        session: Session,
+        send: Callable[[gateway_pb2.ReasonResponse], Awaitable[None]],
+        note: Note,
+        *,
+        with_activity: bool,
     ) -> None:
         self._session = session
         self._send = send
+        self._note = note
+        self._with_activity = with_activity
         self._queue: asyncio.Queue[gateway_pb2.ReasonResponse | None] = asyncio.Queue(_CAPACITY)
+
+    async def begin(self, started: gateway_pb2.Started, *, told: bool) -> None:
+        """The session begins, or goes on: then its client has heard of that already."""
+        response = gateway_pb2.ReasonResponse(started=started)
+        self._note(response)
+        if not told:
+            await self._queue.put(response)
 
     async def put(self, response: gateway_pb2.ReasonResponse) -> None:
         """Takes what happened."""
-        await self._queue.put(response)
+        self._note(response)
+        if self._with_activity or not response.HasField("activity"):
+            await self._queue.put(response)
 
     async def close(self) -> None:
         """No more will come; `drain` returns when all is sent."""

@@ -21,11 +21,12 @@ from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
 from services.gateway.governor import Governor
 from services.gateway.messages import Event, Start, Step
-from services.gateway.outbox import Outbox
+from services.gateway.outbox import Note, Outbox
 from services.gateway.plan import Plan
 from services.gateway.recorder import Recorder
 from services.gateway.sessions import Session
 from services.gateway.store import Status
+from services.gateway.timelines import Timelines
 
 log = structlog.get_logger()
 
@@ -61,11 +62,19 @@ class Reasoning:
 
     Args:
         verdict_seconds: how long one verdict may take.
+        timelines: of the last sessions.
         recorder: None keeps nothing of what sessions say.
     """
 
-    def __init__(self, cluster: Cluster, verdict_seconds: float, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        verdict_seconds: float,
+        timelines: Timelines,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._cluster = cluster
+        self._timelines = timelines
         self._recorder = recorder
         self._verdict_seconds = verdict_seconds
         self._governor = Governor()
@@ -108,10 +117,13 @@ class Reasoning:
             else None
         )
         shown = {"session.id": session.id, "dreamr.policy": task.plan.policy.name}
-        with tracing.span("session", shown, begins=True) as span:
+        with (
+            tracing.span("session", shown, begins=True) as span,
+            self._timelines.session(session.id, task.context.question) as note,
+        ):
             self._sessions.add(session)
             try:
-                finished = await self._run(session, task, send, recording.note if recording else None)
+                finished = await self._run(session, task, send, note, recording.note if recording else None)
             finally:
                 self._sessions.discard(session)
                 span.set({"dreamr.steps": session.committed})
@@ -119,11 +131,16 @@ class Reasoning:
             await asyncio.shield(self._recorder.end(recording, finished.answer))
 
     async def _run(
-        self, session: Session, task: Task, send: Send, record: Callable[[Start, Event], None] | None
+        self,
+        session: Session,
+        task: Task,
+        send: Send,
+        note: Note,
+        record: Callable[[Start, Event], None] | None,
     ) -> gateway_pb2.Finished | None:
         plan = task.plan
         with metrics.ACTIVE.track_inprogress(), self._governor.session(plan.policy) as governor:
-            outbox = Outbox(session, send)
+            outbox = Outbox(session, send, note, with_activity=plan.with_activity)
             finished: gateway_pb2.Finished | None = None
 
             async def tell(response: gateway_pb2.ReasonResponse) -> None:
@@ -159,7 +176,7 @@ class Reasoning:
                 parts,
                 tell,
                 seconds=max(0.001, task.deadline - asyncio.get_running_loop().time()),
-                with_activity=plan.with_activity,
+                with_activity=plan.with_activity or self._timelines.most > 0,
                 governor=governor,
                 record=record,
             )
@@ -181,8 +198,7 @@ class Reasoning:
                 ):
                     keeping = group.create_task(session.keep(driver.abort))
                     draining = group.create_task(outbox.drain())
-                    if not task.told:
-                        await outbox.put(gateway_pb2.ReasonResponse(started=started))
+                    await outbox.begin(started, told=task.told)
                     try:
                         await driver.run()
                         status = Status.FINISHED

@@ -37,6 +37,7 @@ from services.gateway.recorder import Recorder
 from services.gateway.sessions import Session
 from services.gateway.settings import GatewaySettings
 from services.gateway.store import Status, Store, StoredSession, StoreError, content_names
+from services.gateway.timelines import Timelines
 
 log = structlog.get_logger()
 
@@ -57,6 +58,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
 
     Attributes:
         entrance: what holds for calls through all fronts together.
+        timelines: of the last sessions.
     """
 
     def __init__(
@@ -77,7 +79,13 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             if settings.record
             else None
         )
-        self._reasoning = Reasoning(cluster, settings.verdict_seconds, recorder)
+        self.timelines = Timelines(
+            settings.timelines,
+            settings.recent_max_bytes,
+            settings.session_ttl_seconds,
+            self.entrance.callers.of_session,
+        )
+        self._reasoning = Reasoning(cluster, settings.verdict_seconds, self.timelines, recorder)
         self._admission = self.entrance.admission
         self._adoption = Adoption(
             store, self._admission, self.entrance.callers.of_session, self._adopt, settings.lease_seconds

@@ -1,5 +1,6 @@
 """Settings of the gateway."""
 
+import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,6 +10,8 @@ from pydantic_settings import SettingsConfigDict
 from dreamr.keys import KeyFile
 from services.common.settings import Address, ServiceSettings, Targets
 from services.gateway.redis_url import RedisUrl, RedisUrlError
+
+_RECENT = 32
 
 
 class GatewaySettings(ServiceSettings):
@@ -67,10 +70,27 @@ class GatewaySettings(ServiceSettings):
     record_max_bytes: int = Field(
         default=1 << 30, ge=1, description="of all that is in that folder; then recording ends"
     )
+    recent_sessions: int | None = Field(
+        default=None,
+        ge=0,
+        description="timelines of the last sessions that are kept in memory, for who asked them, where there "
+        "is `http`; 0 keeps none. Unset means 32 with `keys` or with `http` on this machine alone, else "
+        "none: callers without keys are one, who sees them all",
+    )
+    recent_max_bytes: int = Field(default=16 << 20, ge=1 << 16, description="of all those timelines")
     max_sessions: int = Field(default=64, ge=1, description="sessions that run at once")
     max_waiting: int = Field(default=128, ge=0, description="sessions that may wait for a place")
     max_image_bytes: int = Field(default=16 << 20, ge=1)
     max_image_pixels: int = Field(default=16_000_000, ge=1)
+
+    @property
+    def timelines(self) -> int:
+        """How many sessions' timelines are kept."""
+        if not self.http:
+            return 0
+        if self.recent_sessions is not None:
+            return self.recent_sessions
+        return _RECENT if self.keys or _is_local(self.http) else 0
 
     @field_validator("keys")
     @classmethod
@@ -95,3 +115,12 @@ class GatewaySettings(ServiceSettings):
         except ImportError as error:
             raise ValueError("redis_client: asyncio-redis is not installed") from error
         return self
+
+
+def _is_local(address: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

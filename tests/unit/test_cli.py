@@ -91,6 +91,10 @@ def test_a_timeline_shows_who_worked_when(tmp_path: Path) -> None:
         activity(3, "verdict", "done", 0.25),
         activity(1, "rival", "cancelled", 0.25),
         activity(2, "draft", "done", 0.3),
+        activity(4, "draft", "started", 0.3, index=2),
+        activity(4, "draft", "step", 0.4, index=2),
+        # A call that ends names its first position.
+        activity(4, "draft", "cancelled", 0.45, index=2),
     ]
     found = [(span.lane, span.index, span.start, span.end, span.outcome) for span in spans(events)]
     assert found == [
@@ -98,6 +102,8 @@ def test_a_timeline_shows_who_worked_when(tmp_path: Path) -> None:
         ("draft", 1, 0.1, 0.2, "done"),
         ("verdict", 0, 0.1, 0.25, "accepted"),
         ("rival", 0, 0.0, 0.25, "cancelled"),
+        ("draft", 2, 0.3, 0.4, "done"),
+        ("draft", 3, 0.4, 0.45, "cancelled"),
     ]
     draw(events, tmp_path / "timeline.svg", "a test")
     assert (tmp_path / "timeline.svg").read_text().startswith("<?xml")

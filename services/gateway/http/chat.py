@@ -17,12 +17,10 @@ from services.gateway.entrance import Entrance
 from services.gateway.http.chat_reply import ChatReply, ended, logprobs, session_usage, told, usage
 from services.gateway.http.chat_request import ChatRequest
 from services.gateway.http.exchange import Exchange
-from services.gateway.http.http_error import refused
 from services.gateway.http.models import CLUSTER, NAMES, unknown_model
 from services.gateway.service import ReasoningService
 
 _DONE = "[DONE]"
-_TIMEOUT = "dreamr-timeout"
 
 
 class Chat:
@@ -39,7 +37,7 @@ class Chat:
     async def __call__(self, exchange: Exchange) -> None:
         """See Behaviour."""
         asked = ChatRequest.parse(await exchange.json())
-        for seconds in (asked.timeout, _seconds(exchange)):
+        for seconds in (asked.timeout, exchange.timeout):
             if seconds is not None:
                 exchange.within(seconds)
         if asked.model not in NAMES:
@@ -155,21 +153,3 @@ async def _finish(
         await exchange.event(reply.last_chunk(spent))
     await exchange.event(_DONE)
     await exchange.close()
-
-
-def _seconds(exchange: Exchange) -> float | None:
-    """The deadline that a header asks for.
-
-    Raises:
-        HttpError: it is no number of seconds.
-    """
-    given = exchange.headers.get(_TIMEOUT)
-    if given is None:
-        return None
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise refused(_TIMEOUT, "must be a number of seconds")
-    return seconds

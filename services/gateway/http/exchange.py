@@ -19,6 +19,7 @@ MAX_BODY_COMMAS = 200_000
 """An empty object of three bytes takes tens of times as many as Python's; base64 has no commas."""
 BODY_SECONDS = 60.0
 """How long a request may be on its way."""
+_TIMEOUT = "dreamr-timeout"
 _BEAT_SECONDS = 15.0
 """Between two comments in a stream that has nothing to say: whoever is between must not think it dead."""
 
@@ -61,6 +62,24 @@ class Exchange:
         """What the client's certificate names."""
         found: tuple[str, ...] = self._scope["state"]["roles"]
         return found
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds until the deadline, where a header asks for that.
+
+        Raises:
+            HttpError: it is no number of seconds.
+        """
+        given = self.headers.get(_TIMEOUT)
+        if given is None:
+            return None
+        try:
+            seconds = float(given)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            raise refused(_TIMEOUT, "must be a number of seconds")
+        return seconds
 
     def within(self, seconds: float) -> None:
         """Brings the deadline forward."""

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
 import structlog
@@ -48,13 +48,18 @@ class HttpFront:
     Args:
         entrance: what holds for calls through all fronts together.
         routes: behaviours by method, path and the name that metrics have for them.
+        files: what everybody may have who reaches the front.
 
     Attributes:
         serving: whether the gateway can do its work.
     """
 
     def __init__(
-        self, settings: GatewaySettings, entrance: Entrance, routes: dict[tuple[str, str, str], Behaviour]
+        self,
+        settings: GatewaySettings,
+        entrance: Entrance,
+        routes: dict[tuple[str, str, str], Behaviour],
+        files: Sequence[Route] = (),
     ) -> None:
         self.serving: Serving = _never
         self._settings = settings
@@ -69,6 +74,7 @@ class HttpFront:
             routes=[
                 Route("/health", self._health),
                 Route("/health/live", self._live),
+                *files,
                 *(
                     Route(path, _Endpoint(self, name, behaviour, settings.max_call_seconds), methods=[method])
                     for (method, path, name), behaviour in routes.items()

@@ -59,10 +59,17 @@ class HttpError(Exception):
         self.retry_after = retry_after
 
     @classmethod
-    def of(cls, error: ServiceError) -> "HttpError":
-        """By the one table of statuses."""
+    def of(cls, error: ServiceError, *, openai: bool = True) -> "HttpError":
+        """By the one table of statuses.
+
+        Args:
+            openai: fields are called as in OpenAI's API, not as in our own.
+        """
         message, param, code = str(error), None, None
-        if isinstance(error, InvalidRequestError):
+        if isinstance(error, InvalidRequestError) and not openai:
+            param = found[1] if (found := _FIELD.match(message)) else None
+            code = "context_length_exceeded" if CONTEXT_TOO_LONG.search(message) else None
+        elif isinstance(error, InvalidRequestError):
             for pattern, name in _RENAMED:
                 message = pattern.sub(name, message)
             if found := _FIELD.match(message):

@@ -6,7 +6,10 @@ from services.gateway.completions import Completions
 from services.gateway.http.chat import Chat
 from services.gateway.http.front import HttpFront
 from services.gateway.http.models import Models
+from services.gateway.http.page import page
+from services.gateway.http.reason import Reason
 from services.gateway.http.server import HttpServer
+from services.gateway.http.sessions import Sessions
 from services.gateway.service import ReasoningService
 from services.gateway.settings import GatewaySettings
 
@@ -14,10 +17,11 @@ from services.gateway.settings import GatewaySettings
 def open_http(
     settings: GatewaySettings, pair: Pair, cluster: Cluster, service: ReasoningService
 ) -> HttpServer | None:
-    """A gateway's HTTP front, by the routes of OpenAI's API; None where it is to have none."""
+    """A gateway's HTTP front: OpenAI's API, our own and the page; None where it is to have none."""
     if not settings.http:
         return None
     entrance, models = service.entrance, Models()
+    sessions = Sessions(service.timelines, entrance.callers)
     front = HttpFront(
         settings,
         entrance,
@@ -27,7 +31,12 @@ def open_http(
             ),
             ("GET", "/v1/models", "Models"): models.listed,
             ("GET", "/v1/models/{model:path}", "Models"): models.one,
+            ("POST", "/v1/dreamr/reason", "HttpReason"): Reason(service),
+            ("GET", "/v1/dreamr/sessions", "HttpSessions"): sessions.listed,
+            ("GET", "/v1/dreamr/sessions/{id}", "HttpSessions"): sessions.one,
+            ("GET", "/v1/dreamr/sessions/{id}/trace", "HttpSessions"): sessions.trace,
         },
+        page(),
     )
     # Who has an API key needs no certificate: OpenAI clients have no place for one.
     asks_clients = settings.tls_ca is not None and settings.keys is None

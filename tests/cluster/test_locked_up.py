@@ -32,8 +32,10 @@ async def test_a_cluster_starts_it_anew_and_loses_no_session() -> None:
         dreamr.AsyncClient(cluster.address, timeout=90) as client,
     ):
         watching = asyncio.create_task(cluster.watch(told.append))
-        asking = asyncio.create_task(client.ask(question.text, images=[question.image]))
+        # The guard has seen it well.
         await asyncio.sleep(2)
+        asking = asyncio.create_task(client.ask(question.text, images=[question.image]))
+        await asyncio.sleep(0.5)
         before = cluster.pids()["triton"]
         # All its threads are held, as those that take streams are in a Triton that is locked up.
         cluster.triton.signal(signal.SIGSTOP)

@@ -33,7 +33,7 @@ async def test_a_cluster_starts_it_anew_and_loses_no_session() -> None:
     ):
         watching = asyncio.create_task(cluster.watch(told.append))
         # The guard has seen it well.
-        await asyncio.sleep(2)
+        await asyncio.sleep(4)
         asking = asyncio.create_task(client.ask(question.text, images=[question.image]))
         await asyncio.sleep(0.5)
         before = cluster.pids()["triton"]
@@ -69,6 +69,8 @@ async def test_in_a_container_it_ends(tmp_path: Path) -> None:
     serving = asyncio.create_task(serve(server, ["sleep", "60"], asyncio.Event(), 5.0))
     async with asyncio.timeout(60):
         await asyncio.wait_for(_ready(server), 30)
+        # The guard has seen it well.
+        await asyncio.sleep(4)
         server.signal(signal.SIGSTOP)
         with pytest.raises(ProcessError, match="locked up"):
             await serving

@@ -1,6 +1,5 @@
 """`dreamr pair`"""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -8,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 from rich.markup import escape
 
-from dreamr.cli.running import progress, run
-from dreamr.cluster.cluster import Cluster
+from dreamr.cli.running import cluster_at, progress, run
 from dreamr.cluster.pairs import PairFiles
 
 if TYPE_CHECKING:
@@ -141,13 +139,9 @@ async def _probed(settings: Path, repository: Path) -> "Probe":
 
     reasoning = Pair.load(settings).reasoning
     images = max(reasoning.min_images, min(1, reasoning.max_images))
-    cluster = Cluster(pair=str(settings), repository=repository)
-    with progress.status("starting Triton and the services"):
-        await cluster.start()
-    try:
-        return await probe(cluster.addresses, images)
-    finally:
-        await asyncio.shield(cluster.stop())
+    async with cluster_at(None, str(settings), repository=repository) as target:
+        assert target.cluster is not None
+        return await probe(target.cluster.addresses, images)
 
 
 def _calibrate(settings: Path, questions: Path) -> None:

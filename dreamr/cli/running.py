@@ -100,18 +100,26 @@ async def cluster_at(
     draft_workers: int = 1,
     sessions: int = 1,
     tls: Path | None = None,
+    repository: Path | None = None,
 ) -> AsyncIterator[Target]:
     """A cluster for the block; one that was started for it is stopped behind it.
 
     Args:
         sessions: that a cluster of our own must be able to run at once.
         tls: folder with certificates, for a cluster of our own and for its client.
+        repository: Triton's, for a cluster of our own with a pair of one's own.
     """
     shown = Tls.of(tls) if tls else None
     if address is not None:
         yield Target(address, None, shown)
         return
-    cluster = Cluster(pair=pair, draft_workers=draft_workers, settings=room_for(sessions), tls=tls)
+    cluster = Cluster(
+        pair=pair,
+        repository=repository,
+        draft_workers=draft_workers,
+        settings=room_for(sessions),
+        tls=tls,
+    )
     with progress.status("starting Triton and the services"):
         await cluster.start()
     try:

@@ -14,10 +14,11 @@ from services.common.server import LAST_WORDS_SECONDS
 from services.gateway.call import LocalCall
 from services.gateway.completions import Completions
 from services.gateway.entrance import Entrance
-from services.gateway.http.chat_reply import ChatReply, ended, logprobs, session_usage, told, usage
+from services.gateway.http.chat_reply import ChatReply, ended, logprobs, session_usage, usage
 from services.gateway.http.chat_request import ChatRequest
 from services.gateway.http.exchange import Exchange
 from services.gateway.http.models import CLUSTER, NAMES, unknown_model
+from services.gateway.http.proto_json import told
 from services.gateway.service import ReasoningService
 
 _DONE = "[DONE]"

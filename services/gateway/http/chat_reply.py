@@ -5,9 +5,6 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-
 from dreamr.v1 import completion_pb2, gateway_pb2
 
 _LEAST_LOGPROB = -9999.0
@@ -90,12 +87,6 @@ def logprobs(places: Sequence[completion_pb2.TokenPlace]) -> dict[str, Any]:
         {**_token(place.token), "top_logprobs": [_token(token) for token in place.top]} for place in places
     ]
     return {"content": content, "refusal": None}
-
-
-def told(message: Message) -> dict[str, Any]:
-    """A message of our own API as JSON, under its own names."""
-    found: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    return found
 
 
 def _token(token: completion_pb2.TokenLogprob) -> dict[str, Any]:

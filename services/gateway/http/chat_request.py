@@ -5,13 +5,13 @@ import binascii
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from google.protobuf import json_format
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from dreamr.v1 import common_pb2, completion_pb2, gateway_pb2
 from services.common.pair import ReasoningSettings
 from services.gateway.http.http_error import HttpError, refused
+from services.gateway.http.proto_json import message_of
 
 # Of an answer that counts reasoning and answer together, the answer has this share at most.
 _ANSWER_SHARE = 4
@@ -279,10 +279,7 @@ class ChatRequest(_Model):
         author = values.get("answer_by")
         if author in ("draft", "target"):
             values["answer_by"] = f"AUTHOR_{author.upper()}"
-        try:
-            options = json_format.ParseDict(values, gateway_pb2.ReasonOptions())
-        except (json_format.ParseError, OverflowError) as error:
-            raise refused("dreamr", str(error).partition("\n")[0]) from error
+        options = message_of(values, gateway_pb2.ReasonOptions(), "dreamr")
         self._sampling(options.sampling)
         if most := self.most_tokens:
             answer = min(limits.max_answer_tokens, max(1, most // _ANSWER_SHARE))

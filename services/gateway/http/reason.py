@@ -3,15 +3,13 @@
 import asyncio
 from typing import Any
 
-from google.protobuf import json_format
-
 from dreamr.v1 import gateway_pb2
 from services.common.errors import LateError, ServiceError
 from services.common.server import LAST_WORDS_SECONDS
 from services.gateway.call import LocalCall
-from services.gateway.http.chat_reply import told
 from services.gateway.http.exchange import Exchange
 from services.gateway.http.http_error import HttpError, refused
+from services.gateway.http.proto_json import message_of, told
 from services.gateway.plan import MAX_STEPS
 from services.gateway.service import ReasoningService
 
@@ -59,7 +57,4 @@ def _request(body: Any) -> gateway_pb2.ReasonRequest:
     for name, most in _MOST.items():
         if isinstance(given := body.get(name), list) and len(given) > most:
             raise refused(name, f"must be at most {most}, not {len(given)}")
-    try:
-        return json_format.ParseDict(body, gateway_pb2.ReasonRequest())
-    except (json_format.ParseError, OverflowError) as error:
-        raise refused("body", str(error).partition("\n")[0][:256]) from error
+    return message_of(body, gateway_pb2.ReasonRequest(), "body")

@@ -8,8 +8,8 @@ from dreamr.events import from_proto
 from dreamr.trace import trace
 from services.common.errors import NotFoundError
 from services.gateway.callers import Callers
-from services.gateway.http.chat_reply import told
 from services.gateway.http.exchange import Exchange
+from services.gateway.http.proto_json import told
 from services.gateway.timelines import Timeline, Timelines
 
 

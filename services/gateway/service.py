@@ -1,8 +1,9 @@
 """ReasoningService: the gRPC front."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -51,6 +52,32 @@ _DIGEST_BYTES = 32
 _FOLLOW_SECONDS = 0.1
 
 _STATUSES = {status: getattr(gateway_pb2, f"SESSION_STATUS_{status.name}") for status in Status}
+
+
+@dataclass(slots=True)
+class _Listener:
+    """Who is told of a session.
+
+    Attributes:
+        context: of the call, for what stands behind its end.
+        deadline: the event loop's time.
+        first: index of the next commit to tell.
+        digest: of the commit before, as the client knows it; empty where it does not say.
+    """
+
+    session_id: str
+    caller: Caller
+    send: Send
+    context: Context
+    deadline: float
+    first: int = 0
+    digest: bytes = b""
+
+    async def tell(self, steps: Iterable[bytes]) -> None:
+        """Sends stored commits that come next."""
+        for step in steps:
+            await self.send(gateway_pb2.ReasonResponse(commit=gateway_pb2.Commit.FromString(step)))
+            self.first += 1
 
 
 class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
@@ -132,6 +159,9 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             steps=request.steps,
         )
         kept = stored.SerializeToString(deterministic=True)
+        listener = _Listener(
+            session_id, caller, lambda response: _write(context, response), context, deadline
+        )
         async with self._admission.place(caller, _left(deadline)):
             # While it waited this may have changed.
             self._reasoning.check_open()
@@ -141,15 +171,13 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 if session.away and self._settings.durable_only:
                     raise UnavailableError(f"sessions: {session.away}")
                 task = Task(plan, _context(session_id, request), deadline, committed=_closing(request))
-                await self._run(session, task, caller, lambda response: _write(context, response), context)
+                await self._run(session, task, listener)
                 return
         # The same request once more: its client has lost the first one's stream.
         begun = await self._load(session_id, with_images=False)
         if begun.request != kept or list(begun.image_names) != content_names(images):
             raise InvalidRequestError.of("request_id", "has begun another question already")
-        await self._follow(
-            session_id, 0, deadline, caller, lambda response: _write(context, response), context
-        )
+        await self._follow(listener)
 
     async def Resume(  # type: ignore[override]  # noqa: N802 - as Reason
         self, request: gateway_pb2.ResumeRequest, context: Context
@@ -159,15 +187,16 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             _check_session(request.session_id, caller)
             if len(request.last_commit_digest) not in (0, _DIGEST_BYTES):
                 raise InvalidRequestError.of("last_commit_digest", f"must have {_DIGEST_BYTES} bytes")
-            await self._follow(
+            listener = _Listener(
                 request.session_id,
-                request.from_index,
-                self._deadline(context),
                 caller,
                 lambda response: _write(context, gateway_pb2.ResumeResponse(happened=response)),
                 context,
+                self._deadline(context),
+                request.from_index,
                 request.last_commit_digest if request.from_index else b"",
             )
+            await self._follow(listener)
 
     async def GetSession(  # noqa: N802 - the name is the proto's
         self, request: gateway_pb2.GetSessionRequest, context: Context
@@ -193,50 +222,29 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             ours = self._reasoning.abort(
                 request.session_id, SessionCancelledError("the session was cancelled")
             )
+            cancelled = ours
             try:
-                cancelled = await self._store.cancel(request.session_id)
-            except StoreError as error:
+                async with _store_errors():
+                    cancelled |= await self._store.cancel(request.session_id)
+            except UnavailableError:
                 if not ours:
-                    raise UnavailableError(f"sessions: {error}") from error
-                cancelled = True
-        return gateway_pb2.CancelResponse(cancelled=cancelled or ours)
+                    raise
+        return gateway_pb2.CancelResponse(cancelled=cancelled)
 
     def _caller(self, context: Context) -> AbstractContextManager[Caller]:
         return self.entrance.call(context.invocation_metadata() or ())
 
-    async def _follow(
-        self,
-        session_id: str,
-        first: int,
-        deadline: float,
-        caller: Caller,
-        send: Send,
-        context: Context,
-        digest: bytes = b"",
-    ) -> None:
-        """Tells of a session from a commit on; where nobody works on it, goes on with it.
+    async def _follow(self, listener: _Listener) -> None:
+        """Tells of a session from a commit on; where nobody works on it, goes on with it."""
+        async with _until(listener.deadline):
+            await self._tell(listener)
 
-        Args:
-            digest: of the commit before, as the client knows it; empty where it does not say.
-        """
-        async with _until(deadline):
-            await self._tell(session_id, first, deadline, caller, send, context, digest)
-
-    async def _tell(
-        self,
-        session_id: str,
-        first: int,
-        deadline: float,
-        caller: Caller,
-        send: Send,
-        context: Context,
-        digest: bytes,
-    ) -> None:
-        started = False
+    async def _tell(self, listener: _Listener) -> None:
+        session_id, digest, started = listener.session_id, listener.digest, False
         lacks_until = float("inf")
         while True:
             # Asked again and again: not for megabytes of images.
-            stored = await self._load(session_id, first - bool(digest), with_images=False)
+            stored = await self._load(session_id, listener.first - bool(digest), with_images=False)
             steps = stored.steps
             if digest and (steps or stored.status is Status.FINISHED):
                 known = steps and commit_digest(gateway_pb2.Commit.FromString(steps[0])) == digest
@@ -244,28 +252,27 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                     raise DivergedError(f"session {session_id} went on otherwise than its client knows")
                 steps, digest = steps[1:], b""
             if not started:
-                await send(gateway_pb2.ReasonResponse(started=self._started(session_id, stored)))
+                await listener.send(gateway_pb2.ReasonResponse(started=self._started(session_id, stored)))
                 started = True
-            for step in steps:
-                await send(gateway_pb2.ReasonResponse(commit=gateway_pb2.Commit.FromString(step)))
-                first += 1
+            await listener.tell(steps)
             if stored.status is Status.FINISHED:
                 finished = gateway_pb2.Finished.FromString(stored.outcome)
-                await send(gateway_pb2.ReasonResponse(finished=finished))
+                await listener.send(gateway_pb2.ReasonResponse(finished=finished))
                 return
             if stored.status is Status.CANCELLED:
                 raise SessionCancelledError(f"session {session_id} was cancelled")
             if stored.status is Status.FAILED:
                 raise InvalidRequestError(f"session {session_id} failed: it was refused, or tried too often")
             if not stored.held:
-                if not steps and (digest or await self._lacks(session_id, first)):
+                if not steps and (digest or await self._lacks(session_id, listener.first)):
                     now = asyncio.get_running_loop().time()
                     lacks_until = min(lacks_until, now + self._settings.lease_seconds)
                     if now >= lacks_until:
-                        raise NotFoundError(f"session {session_id} has no step {first - 1}, or not any more")
-                elif await self._go_on(session_id, first, deadline, caller, send, context):
+                        missing = listener.first - 1
+                        raise NotFoundError(f"session {session_id} has no step {missing}, or not any more")
+                elif await self._go_on(listener):
                     return
-            if _left(deadline) <= _FOLLOW_SECONDS:
+            if _left(listener.deadline) <= _FOLLOW_SECONDS:
                 raise LateError("the session was not finished within the deadline")
             await asyncio.sleep(_FOLLOW_SECONDS)
 
@@ -277,27 +284,26 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         """
         return first > 0 and not (await self._load(session_id, first - 1, with_images=False)).steps
 
-    async def _go_on(
-        self, session_id: str, first: int, deadline: float, caller: Caller, send: Send, context: Context
-    ) -> bool:
+    async def _go_on(self, listener: _Listener) -> bool:
         """Takes a session over and works on it; false when another gateway was faster."""
         self._reasoning.check_open()
-        async with self._admission.place(caller, _left(deadline)):
+        async with self._admission.place(listener.caller, _left(listener.deadline)):
             self._reasoning.check_open()
             async with _store_errors():
-                taken = await Session.take_over(self._store, session_id, self._settings.lease_seconds)
+                taken = await Session.take_over(
+                    self._store, listener.session_id, self._settings.lease_seconds
+                )
             if taken is None:
                 return False
             session, stored = taken
             try:
-                for step in stored.steps[first:]:
-                    await send(gateway_pb2.ReasonResponse(commit=gateway_pb2.Commit.FromString(step)))
+                await listener.tell(stored.steps[listener.first :])
             except BaseException:
                 # Its client has gone: nobody would work on it until the lease lapses.
                 await asyncio.shield(session.release())
                 self._left(session)
                 raise
-            await self._run(session, await self._rest(session, stored, deadline), caller, send, context)
+            await self._run(session, await self._rest(session, stored, listener.deadline), listener)
             return True
 
     async def _adopt(self, session_id: str) -> None:
@@ -356,18 +362,20 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
 
         return charge
 
-    async def _run(self, session: Session, task: Task, caller: Caller, send: Send, context: Context) -> None:
+    async def _run(self, session: Session, task: Task, listener: _Listener) -> None:
         """Works on a session; one without an answer names what is kept, for people and for programs."""
         logs.bind_session(session.id)
         try:
-            await self._reasoning.run(session, task, self._charging(caller, send))
+            await self._reasoning.run(session, task, self._charging(listener.caller, listener.send))
         except asyncio.CancelledError:
             self._left(session)
             raise
         except ServiceError as failure:
             if isinstance(failure, LateError):
                 self._left(session)
-            context.set_trailing_metadata(((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored))))
+            listener.context.set_trailing_metadata(
+                ((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored)))
+            )
             kept = f"session {session.id} keeps {session.stored} committed steps"
             raise type(failure)(f"{failure}; {kept}") from failure
 

@@ -463,7 +463,7 @@ async def test_a_master_that_dies_is_replaced(failing: Servers) -> None:
     # WAIT would say what has become of its own connection's writes.
     async with asyncio.timeout(20):
         written = master.admin.info("replication")["master_repl_offset"]
-        while master.admin.info("replication")["slave0"]["offset"] < written:  # noqa: ASYNC110
+        while master.admin.info("replication")["slave0"]["offset"] < written:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.05)
     master.kill()
 

@@ -296,7 +296,7 @@ async def test_adopted_ones_take_their_owners_places(store: Shared) -> None:
 
     adoption = asyncio.create_task(Adoption(store, admission, owner, adopt, 0.1).run())
     async with asyncio.timeout(20):
-        while len(done) < 4:  # noqa: ASYNC110
+        while len(done) < 4:  # noqa: ASYNC110 - until all are
             await asyncio.sleep(0.01)
     adoption.cancel()
     await asyncio.wait([adoption])

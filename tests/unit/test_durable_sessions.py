@@ -15,6 +15,7 @@ from services.gateway.callers import Caller
 from services.gateway.memory_store import MemoryStore
 from services.gateway.plan import Plan
 from services.gateway.reasoning import LAST_WORDS_SECONDS, Task
+from services.gateway.service import _Listener
 from services.gateway.sessions import Session
 from services.gateway.store import Appended, Hold, Status, StoreError
 from tests.unit.fake_services import FakeServices, idle
@@ -302,4 +303,4 @@ async def test_a_client_that_does_not_read_is_not_followed_for_ever() -> None:
         deadline = asyncio.get_running_loop().time() - LAST_WORDS_SECONDS + 0.05
         async with asyncio.timeout(30):
             with pytest.raises(LateError, match="did not read within the deadline"):
-                await running.service._follow(session_id, 0, deadline, Caller(), send, None)  # type: ignore[arg-type]
+                await running.service._follow(_Listener(session_id, Caller(), send, None, deadline))  # type: ignore[arg-type]

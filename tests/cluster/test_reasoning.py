@@ -77,9 +77,9 @@ async def test_a_client_that_leaves_stops_both_models(client: dreamr.AsyncClient
     resting = await at_rest(cluster.triton.metrics_address)
     await asyncio.sleep(0.2)
     later = await engines(cluster.triton.metrics_address)
-    assert {name: engine.generated_tokens for name, engine in resting.items()} == {
-        name: engine.generated_tokens for name, engine in later.items()
-    }
+    for name, engine in resting.items():
+        # A service's probe has its model write one token now and then; whoever still generated wrote dozens.
+        assert later[name].generated_tokens - engine.generated_tokens <= 2
     # It stopped because it was left, not because it had come to its end.
     assert session.finished is None
 

@@ -103,7 +103,8 @@ class Cluster:
         self._settings = settings or {}
         self._draft_workers = draft_workers
         self._gateways = gateways
-        self._keep_logs = keep_logs
+        # Redis goes to it before it reads the name of its log.
+        self._keep_logs = keep_logs and keep_logs.absolute()
         self._http = http
         self._running = dict(running or {})
         self._tls = {role: Tls.of(tls.absolute(), role) for role in SERVERS} if tls else {}

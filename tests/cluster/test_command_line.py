@@ -76,7 +76,8 @@ async def test_up_says_where_and_leaves_nothing_behind() -> None:
 
 async def test_up_goes_on_without_a_draft_and_ends_with_the_gateway(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*DREAMR, "up", "--address", "127.0.0.1:0", "--http", "127.0.0.1:0", "--logs", str(tmp_path)],
+        [*DREAMR, "up", "--address", "127.0.0.1:0", "--http", "127.0.0.1:0", "--logs", "logs"],
+        cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,6 +95,7 @@ async def test_up_goes_on_without_a_draft_and_ends_with_the_gateway(tmp_path: Pa
     assert (process.returncode, out) == (1, "")
     assert "draft ended; the cluster goes on without it" in problems
     assert "gateway ended" in problems
+    assert (tmp_path / "logs" / "redis.log").stat().st_size
 
 
 def _kill(root: int, module: str) -> None:

@@ -186,10 +186,11 @@ async def test_an_id_is_given_once(store: Store) -> None:
 async def test_while_it_is_held_nobody_takes_a_session_over(store: Store) -> None:
     fence = await store.create("s", b"r", (), LEASE, OWNER)
     assert await store.take_over("s", LEASE, uuid.uuid4().hex) == 0
-    assert await store.renew("s", fence, 0.05) is Hold.OURS
+    assert await store.renew("s", fence, LEASE) is Hold.OURS
     stored = await store.load("s")
     assert stored is not None
     assert stored.held
+    assert await store.renew("s", fence, 0.05) is Hold.OURS
     await asyncio.sleep(0.06)
     stored = await store.load("s")
     assert stored is not None
@@ -454,6 +455,8 @@ def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]
     yield from _started(starts[request.param], tmp_path)
 
 
+# redis-py leaves sockets to the garbage collector when a cluster's node goes while it connects.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_master_that_dies_is_replaced(failing: Servers) -> None:
     store = RedisStore(failing.url, ttl_seconds=60)
     # In a cluster the first server has some of them.

@@ -33,6 +33,8 @@ class FakeServices(
     """Draft and target agree on `steps`, and the verifier with them. Delays in seconds.
 
     Attributes:
+        rival_delay: of the target's own step beside a candidate, which is far behind its verdict even where
+            the machine is busy; `target_delay` where it reasons alone.
         failures: statuses that a method answers with, in turn, before it works again.
         breaks: positions in the middle of which `Generate` fails, once each.
         cancelled: methods whose call was cancelled from outside.
@@ -43,6 +45,7 @@ class FakeServices(
     steps: tuple[str, ...] = STEPS
     delay: float = 0.001
     target_delay: float = 0.02
+    rival_delay: float = 0.3
     failures: dict[str, list[grpc.StatusCode]] = field(default_factory=dict)
     breaks: list[int] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -68,9 +71,10 @@ class FakeServices(
         with self._call("Generate", request, context):
             await self._fail("Generate", context)
             first = self._first(request.context)
+            seconds = max(self.target_delay, self.rival_delay if request.max_steps == 1 else 0)
             for index in range(first, min(first + (request.max_steps or 99), len(self.steps))):
                 yield target_pb2.GenerateResponse(progress={"tokens": 1})
-                await asyncio.sleep(self.target_delay)
+                await asyncio.sleep(seconds)
                 if index in self.breaks:
                     self.breaks.remove(index)
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "killed in the middle of a step")

@@ -96,9 +96,13 @@ async def test_the_target_alone() -> None:
     assert finished.totals.target.wasted_tokens == 0
 
 
+# A candidate that says what its rival says needs no verdict, whichever of the two comes first.
+EVERYWHERE = frozenset(range(len(STEPS)))
+
+
 @pytest.mark.parametrize("part", ["draft", "verdict"])
 async def test_without_draft_or_verifier_the_target_answers(part: str) -> None:
-    session = Session(FakeParts(failures={part: UnavailableError("gone")}, rival_delay=0.15))
+    session = Session(FakeParts(failures={part: UnavailableError("gone")}, wrong=EVERYWHERE))
     finished = await session.run()
     assert [commit.step.text for commit in session.commits] == list(STEPS)
     assert {commit.author for commit in session.commits} == {gateway_pb2.AUTHOR_TARGET}
@@ -107,7 +111,7 @@ async def test_without_draft_or_verifier_the_target_answers(part: str) -> None:
 
 @pytest.mark.parametrize("part", ["draft", "verdict"])
 async def test_what_draft_or_verifier_refuses_the_target_may_still_do(part: str) -> None:
-    session = Session(FakeParts(failures={part: InvalidRequestError("too long")}, rival_delay=0.15))
+    session = Session(FakeParts(failures={part: InvalidRequestError("too long")}, wrong=EVERYWHERE))
     finished = await session.run()
     assert finished.answer == "42"
     assert {commit.author for commit in session.commits} == {gateway_pb2.AUTHOR_TARGET}
@@ -115,7 +119,7 @@ async def test_what_draft_or_verifier_refuses_the_target_may_still_do(part: str)
 
 
 async def test_a_late_verdict_is_a_reject_and_nothing_is_degraded() -> None:
-    session = Session(FakeParts(failures={"verdict": LateError("late")}, rival_delay=0.15))
+    session = Session(FakeParts(failures={"verdict": LateError("late")}, wrong=EVERYWHERE))
     finished = await session.run()
     assert session.commits[0].verdict.reason == common_pb2.VERDICT_REASON_LATE
     assert not finished.degraded

@@ -199,6 +199,9 @@ async def test_a_session_is_cancelled_from_anywhere() -> None:
         call, session_id, _ = await begun(one, 1)
         asked = gateway_pb2.CancelRequest(session_id=session_id)
         assert (await other.stub.Cancel(asked)).cancelled
+        # A status comes behind whatever was told before it.
+        with pytest.raises(grpc.aio.AioRpcError):
+            await read(call, [])
         assert await call.code() is Code.CANCELLED
         assert dict(await call.trailing_metadata())[CANCELLED_KEY] == "true"
         with pytest.raises(grpc.aio.AioRpcError) as caught:

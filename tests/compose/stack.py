@@ -33,6 +33,13 @@ class Stack:
         """What `docker-compose` says; an error of it is raised with its words."""
         return self._run([*compose_command(), "-p", self.project, *self._files, *arguments], seconds)
 
+    def up(self, *arguments: str) -> None:
+        """Starts what is not there yet; an error of it is raised with the containers' last words."""
+        try:
+            self.compose("up", "-d", *arguments, seconds=600)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.compose('logs', '--tail=40')}") from None
+
     def docker(self, *arguments: str) -> str:
         """What `docker` says."""
         return self._run(["docker", *arguments], 120)

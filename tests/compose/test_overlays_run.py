@@ -37,7 +37,7 @@ def running(overlay: str, count: int, *services: str, **environment: str) -> Ite
     )
     try:
         stack.compose("build", seconds=BUILD_SECONDS)
-        stack.compose("up", "-d", *services, seconds=600)
+        stack.up(*services)
         stack.wait_until_healthy(count)
         yield stack, f"127.0.0.1:{ports[0]}"
     finally:

@@ -39,7 +39,7 @@ def stack(ports: list[int]) -> Iterator[Stack]:
     running = Stack(f"dreamr-test-{os.getpid()}", ["docker-compose.yml"], environment)
     try:
         running.compose("build", seconds=BUILD_SECONDS)
-        running.compose("up", "-d", "--scale", f"draft={DRAFTS}", seconds=600)
+        running.up("--scale", f"draft={DRAFTS}")
         running.wait_until_healthy(OTHERS + DRAFTS)
         yield running
     finally:
@@ -121,10 +121,10 @@ def test_the_password_is_in_a_file_alone(stack: Stack) -> None:
 async def test_every_draft_worker_is_found(stack: Stack, client: dreamr.AsyncClient) -> None:
     await asked_until_all_have_drafted(stack, client)
     # One more, without a word to the gateways.
-    stack.compose("up", "-d", "--no-recreate", "--scale", f"draft={DRAFTS + 1}")
+    stack.up("--no-recreate", "--scale", f"draft={DRAFTS + 1}")
     stack.wait_until_healthy(OTHERS + DRAFTS + 1)
     await asked_until_all_have_drafted(stack, client)
-    stack.compose("up", "-d", "--no-recreate", "--scale", f"draft={DRAFTS}")
+    stack.up("--no-recreate", "--scale", f"draft={DRAFTS}")
     stack.wait_until_healthy(OTHERS + DRAFTS)
 
 
@@ -160,7 +160,7 @@ async def test_a_gateway_and_a_draft_worker_are_killed_within_a_session(
 
 
 def test_all_end_well_when_told_to_and_nothing_is_left(stack: Stack) -> None:
-    stack.compose("up", "-d", "--scale", f"draft={DRAFTS}")
+    stack.up("--scale", f"draft={DRAFTS}")
     stack.wait_until_healthy(OTHERS + DRAFTS)
     stack.compose("stop")
     ended = {name: one["State"]["ExitCode"] for name, one in stack.containers().items()}

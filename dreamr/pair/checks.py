@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from dreamr.pair.model_folder import ModelFolder, PairFolderError
+from dreamr.pair.model_folder import ModelFolder, PairFolderError, one_line
 from dreamr.pair.writing import ROLES
 from services.common.pair import ModelSettings, Pair
 from services.common.prompts import Prompts
@@ -229,7 +229,7 @@ def _check_template(template: Path, pair: Pair, *, images: bool) -> Iterator[Fin
             )
             continue
         except Exception as error:  # noqa: BLE001 - a template is a program, and may raise anything
-            yield Finding("error", f"{template}: the chat template fails on {what}: {error}")
+            yield Finding("error", f"{template}: the chat template fails on {what}: {one_line(error)}")
             continue
         if part not in text:
             yield Finding("error", f"{template}: the chat template leaves out {what}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamr.pair.adding import check_new
-from dreamr.pair.model_folder import PairFolderError
+from dreamr.pair.model_folder import PairFolderError, one_line
 
 _PACKAGES = ("gguf", "accelerate")
 
@@ -33,7 +33,7 @@ def convert(file: Path, into: Path) -> None:
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **read)
     except Exception as error:  # it raises whatever the reading of a file may
-        raise PairFolderError(f"{file}: cannot be read by transformers: {error}") from error
+        raise PairFolderError(f"{file}: cannot be read by transformers: {one_line(error)}") from error
     # What it is from now on.
     model.config.quantization_config = None
     with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as folder:

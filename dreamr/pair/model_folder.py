@@ -180,9 +180,16 @@ def _known_context(path: Path) -> int | None:
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True).get_text_config()
     except Exception as error:  # configurations check themselves, each by errors of its own
-        raise PairFolderError(f"{path / CONFIG}: is not what transformers takes: {error}") from error
+        raise PairFolderError(
+            f"{path / CONFIG}: is not what transformers takes: {one_line(error)}"
+        ) from error
     found = getattr(config, "max_position_embeddings", None)
     return found if isinstance(found, int) else None
+
+
+def one_line(error: Exception) -> str:
+    """What it says, where each of our lines is an error of its own."""
+    return " ".join(str(error).split())
 
 
 def _context(config: dict[str, Any]) -> int | None:

@@ -16,7 +16,6 @@ from dreamr.cli.running import AddressOption, PairOption, TlsOption, cluster_at,
 from dreamr.client import AsyncClient
 from dreamr.events import Answer, Commit, Event
 
-
 _NONE = Path("-")
 
 

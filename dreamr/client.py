@@ -1,15 +1,16 @@
 """The async client."""
 
 import asyncio
+import inspect
 import io
 import itertools
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import aclosing, asynccontextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self
 
 import grpc
 
@@ -33,6 +34,26 @@ _CHANNEL_OPTIONS = [
 ]
 _CALL_SECONDS = 10.0
 _WAIT_SECONDS, _MOST_WAIT_SECONDS = 0.1, 1.0
+# Of Pillow's modes; others have no PNG, such as a JPEG's CMYK.
+_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
+
+P = ParamSpec("P")
+
+
+def _whole(
+    reason: Callable[Concatenate["AsyncClient", P], AsyncGenerator[events.Event, None]],
+) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, events.Answer]]:
+    """`ask`, with the arguments of `reason`, so that they cannot drift."""
+
+    async def ask(client: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> events.Answer:
+        """Asks and waits for the whole answer; arguments and errors are those of `reason`."""
+        async with aclosing(reason(client, *args, **kwargs)) as happened:
+            return events.Answer.of([event async for event in happened])
+
+    ask.__qualname__ = "AsyncClient.ask"
+    signature = inspect.signature(reason).replace(return_annotation=events.Answer)
+    ask.__signature__ = signature  # type: ignore[attr-defined]  # what `help` shows
+    return ask
 
 
 class AsyncClient:
@@ -49,7 +70,9 @@ class AsyncClient:
         api_key: for gateways that want one. Without `tls` whoever is on the way can read it.
 
     Raises:
+        ValueError: an address is empty.
         TlsError: a file of `tls` cannot be used.
+        RuntimeError: from any method once the client is closed.
     """
 
     def __init__(
@@ -64,11 +87,15 @@ class AsyncClient:
         self._timeout = timeout
         self._resume_seconds = resume_seconds
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        self._closed = False
+        addresses = [one.strip() for one in address.split(",")]
+        if not all(addresses):
+            raise ValueError(f"address {address!r}: must be HOST:PORT, or several with commas between")
         self._channels = [
             tls.open_channel(one, "gateway", _CHANNEL_OPTIONS)
             if tls
             else grpc.aio.insecure_channel(one, options=_CHANNEL_OPTIONS)
-            for one in address.split(",")
+            for one in addresses
         ]
         self._stubs: list[gateway_pb2_grpc.ReasoningServiceAsyncStub] = [
             gateway_pb2_grpc.ReasoningServiceStub(channel) for channel in self._channels
@@ -86,7 +113,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connection; questions under way are cancelled."""
+        """Closes the connection; questions under way are cancelled, and end with UnavailableError."""
+        self._closed = True
         for channel in self._channels:
             await channel.close()
 
@@ -142,10 +170,15 @@ class AsyncClient:
             timeout: seconds; the client's own by default.
 
         Raises:
-            DreamrError: see `dreamr.errors`.
+            DreamrError: see `dreamr.errors`; InvalidRequestError for a value of the wrong type, too.
             OSError: an image cannot be read.
         """
         options = gateway_pb2.ReasonOptions(
+            answer_by=_number("answer_by", answer_by, gateway_pb2.Author, "AUTHOR_"),
+            rule=_number("rule", rule, common_pb2.VerificationRule, "VERIFICATION_RULE_"),
+        )
+        _fill(
+            options,
             policy=policy,
             window=window,
             alpha=alpha,
@@ -156,13 +189,15 @@ class AsyncClient:
             max_repeats=max_repeats,
             width=width,
             first_on_target=first_on_target,
-            answer_by=gateway_pb2.AUTHOR_DRAFT if answer_by == "draft" else gateway_pb2.AUTHOR_TARGET,
             governor=governor,
             draft_version=draft_version,
-            sampling=common_pb2.Sampling(temperature=temperature, seed=seed),
             activity=activity,
-            rule=f"VERIFICATION_RULE_{rule.upper()}" if rule else None,
         )
+        _fill(options.sampling, temperature=temperature, seed=seed)
+        if isinstance(steps, str):
+            raise errors.InvalidRequestError("steps: must be a list of texts")
+        if isinstance(images, str | bytes | PathLike) or hasattr(images, "save"):
+            raise errors.InvalidRequestError("images: must be a list, also of a single one")
         given = [common_pb2.Step(text=step) for step in steps]
         if closed:
             given.append(common_pb2.Step(closes=True))
@@ -210,6 +245,7 @@ class AsyncClient:
         started, digest = False, b""
         first: errors.DreamrError | None = None
         give_up, wait = 0.0, _WAIT_SECONDS
+        self._check_open()
         for attempt, stub in enumerate(itertools.cycle(self._stubs), start=1):
             alive: float | None = None
             try:
@@ -267,6 +303,8 @@ class AsyncClient:
         seconds: float,
     ) -> AsyncGenerator[gateway_pb2.ReasonResponse, None]:
         """One stream of the session: its first, or what comes behind the commits that are known."""
+        if self._closed:
+            raise errors.UnavailableError("the client was closed")
         call: Any
         if resumes := request is None or bool(session_id):
             asked = gateway_pb2.ResumeRequest(
@@ -276,10 +314,26 @@ class AsyncClient:
         else:
             call = stub.Reason(request, timeout=seconds, metadata=self._metadata)
         try:
-            async for message in call:
-                yield message.happened if resumes else message
+            async with self._noticing_close():
+                async for message in call:
+                    yield message.happened if resumes else message
         finally:
             call.cancel()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+
+    @asynccontextmanager
+    async def _noticing_close(self) -> AsyncIterator[None]:
+        """gRPC ends calls of a channel that is closed as if their task had been cancelled."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise errors.UnavailableError("the client was closed") from None
+            raise
 
     async def session(self, session_id: str) -> events.Session:
         """Where a session stands.
@@ -305,41 +359,46 @@ class AsyncClient:
         """What the first gateway that can be reached says; they share the time for a call."""
         clock = asyncio.get_running_loop().time
         failure, deadline = errors.DreamrError(), clock() + _CALL_SECONDS
+        self._check_open()
         for left, stub in zip(range(len(self._stubs), 0, -1), self._stubs, strict=True):
             seconds = (deadline - clock()) / left
             try:
-                return await method(stub)(request, timeout=seconds, metadata=self._metadata)
+                async with self._noticing_close():
+                    return await method(stub)(request, timeout=seconds, metadata=self._metadata)
             except grpc.aio.AioRpcError as error:
                 failure = errors.from_rpc(error)
                 if not isinstance(failure, errors.UnavailableError | errors.DeadlineError):
                     raise failure from error
         raise failure
 
-    async def ask(
-        self,
-        question: str,
-        *,
-        images: "Iterable[str | PathLike[str] | bytes | Image]" = (),
-        policy: str = "fpsr",
-        window: int | None = None,
-        alpha: float | None = None,
-        governor: bool | None = None,
-        draft_version: int | None = None,
-        timeout: float | None = None,
-    ) -> events.Answer:
-        """Asks and waits for the whole answer; arguments and errors are those of `reason`."""
-        stream = self.reason(
-            question,
-            images=images,
-            policy=policy,
-            window=window,
-            alpha=alpha,
-            governor=governor,
-            draft_version=draft_version,
-            timeout=timeout,
-        )
-        async with aclosing(stream) as happened:
-            return events.Answer.of([event async for event in happened])
+    ask = _whole(reason)
+
+
+def _fill(message: gateway_pb2.ReasonOptions | common_pb2.Sampling, **values: Any) -> None:
+    """Sets the fields that are not None.
+
+    Raises:
+        InvalidRequestError: a value is of the wrong type, or beyond its field's; protobuf does not say whose.
+    """
+    for name, value in values.items():
+        if value is None:
+            continue
+        try:
+            setattr(message, name, value)
+        except (TypeError, ValueError) as error:
+            raise errors.InvalidRequestError(f"{name}: {value!r}: {error}") from error
+
+
+def _number(field: str, name: str | None, kind: Any, prefix: str) -> Any:
+    """The number of an enum's value by our name for it.
+
+    Raises:
+        InvalidRequestError: there is none of that name.
+    """
+    names = {key.removeprefix(prefix).lower(): value for key, value in kind.items() if value}
+    if name is not None and name not in names:
+        raise errors.InvalidRequestError(f"{field}: {name!r}: must be one of {', '.join(names)}")
+    return name and names[name]
 
 
 def _read(image: "str | PathLike[str] | bytes | Image") -> bytes:
@@ -347,6 +406,10 @@ def _read(image: "str | PathLike[str] | bytes | Image") -> bytes:
         return image
     if isinstance(image, str | PathLike):
         return Path(image).read_bytes()
+    if not hasattr(image, "save"):
+        raise errors.InvalidRequestError(
+            f"images: must be paths, encoded bytes or PIL images, not {type(image).__name__}"
+        )
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    (image if image.mode in _PNG_MODES else image.convert("RGB")).save(buffer, format="PNG")
     return buffer.getvalue()

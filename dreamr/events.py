@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dreamr.errors import ServerError
 from dreamr.v1 import common_pb2, gateway_pb2
@@ -167,7 +167,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole session, put together; `speculation` is how far it went at first."""
+    """A whole session, put together.
+
+    Attributes:
+        speculation: how far it went at first: full, after_reject or none.
+        reason: stop, or length where a limit cut it off.
+    """
 
     answer: str
     policy: str
@@ -177,6 +182,7 @@ class Answer:
     seconds: float
     degraded: tuple[str, ...]
     speculation: str = "full"
+    reason: str = "stop"
 
     @classmethod
     def of(cls, happened: Iterable[Event]) -> "Answer":
@@ -199,6 +205,7 @@ class Answer:
             seconds=finished.seconds,
             degraded=finished.degraded,
             speculation=started.speculation,
+            reason=finished.reason,
         )
 
 
@@ -227,40 +234,45 @@ def from_proto(response: gateway_pb2.ReasonResponse) -> Event | None:
 
 def session_from_proto(response: gateway_pb2.GetSessionResponse) -> Session:
     """What `GetSession` tells."""
-    name = gateway_pb2.SessionStatus.Name(response.status)
     return Session(
-        status=name.removeprefix("SESSION_STATUS_").lower(),
+        status=_name(gateway_pb2.SessionStatus, response.status, "SESSION_STATUS_"),
         held=response.held,
         steps=tuple(map(_commit, response.commits)),
         finished=_finished(response.finished) if response.HasField("finished") else None,
     )
 
 
+def _name(kind: Any, number: int, prefix: str) -> str:
+    """Our name for an enum's value; a newer gateway may have some that this version does not know."""
+    try:
+        return str(kind.Name(number)).removeprefix(prefix).lower()
+    except ValueError:
+        return "unknown"
+
+
 def _speculation(level: gateway_pb2.Speculation) -> str:
-    return gateway_pb2.Speculation.Name(level).removeprefix("SPECULATION_").lower()
+    return _name(gateway_pb2.Speculation, level, "SPECULATION_")
 
 
 def _verdict(verdict: common_pb2.Verdict) -> Verdict:
     return Verdict(
         accept=verdict.accept,
-        reason=common_pb2.VerdictReason.Name(verdict.reason).removeprefix("VERDICT_REASON_").lower(),
+        reason=_name(common_pb2.VerdictReason, verdict.reason, "VERDICT_REASON_"),
         p_pos=verdict.p_pos,
         p_neg=verdict.p_neg,
         score=verdict.score,
         alpha=verdict.alpha,
         mass=verdict.mass,
         seconds=verdict.seconds,
-        rule=common_pb2.VerificationRule.Name(verdict.rule).removeprefix("VERIFICATION_RULE_").lower()
-        if verdict.rule
-        else "",
+        rule=_name(common_pb2.VerificationRule, verdict.rule, "VERIFICATION_RULE_") if verdict.rule else "",
     )
 
 
 def _activity(activity: gateway_pb2.Activity) -> Activity:
     return Activity(
         call=activity.call,
-        part=gateway_pb2.Part.Name(activity.part).removeprefix("PART_").lower(),
-        phase=gateway_pb2.Phase.Name(activity.phase).removeprefix("PHASE_").lower(),
+        part=_name(gateway_pb2.Part, activity.part, "PART_"),
+        phase=_name(gateway_pb2.Phase, activity.phase, "PHASE_"),
         index=activity.index,
         at=activity.at,
         text=activity.text,
@@ -300,7 +312,7 @@ def _finished(finished: gateway_pb2.Finished) -> Finished:
     totals = finished.totals
     return Finished(
         answer=finished.answer,
-        reason=gateway_pb2.FinishReason.Name(finished.reason).removeprefix("FINISH_REASON_").lower(),
+        reason=_name(gateway_pb2.FinishReason, finished.reason, "FINISH_REASON_"),
         totals=Totals(
             steps_by_draft=totals.steps_by_draft,
             steps_by_target=totals.steps_by_target,

@@ -53,13 +53,17 @@ class _LoopThread:
         """Runs what lets go of something: by and by where the thread cannot wait for itself, and not at all
         where the end has seen to it.
         """
+        if threading.current_thread() is self._thread:
+            # The collector of garbage runs in any thread, this one too. It must not wait for the lock, whose
+            # holder may wait for this thread; nor need it, as the end runs here.
+            if self._closing:
+                work.close()
+            else:
+                self._loop.create_task(work)
+            return
         with self._lock:
             if self._closing:
                 work.close()
-                return
-            if threading.current_thread() is self._thread:
-                # The collector of garbage runs in any thread, this one too.
-                self._loop.create_task(work)
                 return
             waiting = self._begin(work)
         waiting()

@@ -16,11 +16,20 @@ from dreamr.cli.running import AddressOption, PairOption, TlsOption, cluster_at,
 from dreamr.client import AsyncClient
 from dreamr.events import Answer, Commit, Event
 
+_NONE = Path("-")
+
+
+def _check_image(value: Path) -> Path:
+    """Not by `exists`, which looks for a file of the name - whatever `allow_dash` says."""
+    if value != _NONE and not value.is_file():
+        raise typer.BadParameter(f"{value} is no file; - is for a question without an image")
+    return value
+
 
 def ask(
     image: Annotated[
         Path,
-        typer.Argument(help="An image file, or - for none.", exists=True, dir_okay=False, allow_dash=True),
+        typer.Argument(help="An image file, or - for none.", callback=_check_image),
     ],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     policy: Annotated[str, typer.Option(help="fpsr, target, specreason, lookahead or exact.")] = "fpsr",
@@ -81,7 +90,7 @@ async def _ask(
         AsyncClient(target.address, tls=target.tls, api_key=api_key) as client,
     ):
         events = client.reason(
-            question, images=[] if image == Path("-") else [image], activity=not quiet, **options
+            question, images=[] if image == _NONE else [image], activity=not quiet, **options
         )
         seen: list[Event] = []
         async with aclosing(events) as happened, _shown(LiveView(), quiet=quiet) as show:

@@ -35,14 +35,12 @@ RepositoryOption = Annotated[
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(help="What the pair is called.")],
-    target: Annotated[Path, typer.Option(help="Folder of the large model.", exists=True, file_okay=False)],
-    draft: Annotated[Path, typer.Option(help="Folder of the small model.", exists=True, file_okay=False)],
+    target: Annotated[Path, typer.Option(help="Folder of the large model.")],
+    draft: Annotated[Path, typer.Option(help="Folder of the small model.")],
     backend: Annotated[
         Literal["transformers", "vllm"], typer.Option(help="Of Triton: ours, or vLLM's for GPUs.")
     ] = "transformers",
-    into: Annotated[
-        Path | None, typer.Option(help="Folder to write; NAME by default.", file_okay=False)
-    ] = None,
+    into: Annotated[Path | None, typer.Option(help="Folder to write; NAME by default.")] = None,
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy the weights instead of naming their folders.")
     ] = False,
@@ -67,10 +65,32 @@ def add(
     if probe and backend == "vllm":
         progress.print(f"not tried out: {_NO_VLLM}")
     elif probe:
-        _probe(added.settings, added.repository)
+        try:
+            _probe(added.settings, added.repository)
+        except BaseException:
+            again = f"dreamr pair check {added.settings}"
+            progress.print(f"not tried out; the pair stays as it is: {again}", markup=False, soft_wrap=True)
+            raise
     sys.stdout.write(f"{added.settings}\n")
     if questions is not None:
         _calibrate(added.settings, questions)
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="A model as GGUF.", exists=True, dir_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+) -> None:
+    """Make a folder for `pair add` of a GGUF file, with its weights in 32 bits."""
+    from dreamr.pair.gguf import convert as convert_file
+    from dreamr.pair.model_folder import PairFolderError
+
+    try:
+        with progress.status("reading"):
+            convert_file(file, folder)
+    except PairFolderError as error:
+        _refuse(str(error).splitlines())
+    sys.stdout.write(f"{folder}\n")
 
 
 @app.command()
@@ -81,10 +101,13 @@ def check(
     questions: QuestionsOption = None,
 ) -> None:
     """Check a pair again, and try it out."""
-    from dreamr.pair.checks import check_pair
+    from dreamr.pair.checks import check_pair, on_gpus
+    from dreamr.pair.writing import REPOSITORY
     from services.common.pair import Pair
 
-    found = PairFiles.of(str(file), repository, Path())
+    found = PairFiles.of(str(file), repository or file.parent / REPOSITORY, Path())
+    if not found.repository.is_dir():
+        _refuse([f"{found.repository}: is not there; name Triton's model repository (--repository)"])
     try:
         pair = Pair.load(found.settings)
     except ValueError as error:
@@ -94,7 +117,12 @@ def check(
         _refuse(wrong)
     for finding in findings:
         _warn(finding.text)
-    if probe:
+    if on_gpus(pair, found.repository):
+        if questions is not None:
+            raise typer.BadParameter(_NO_VLLM, param_hint="--questions")
+        if probe:
+            progress.print(f"not tried out: {_NO_VLLM}")
+    elif probe:
         _probe(found.settings, found.repository)
     sys.stdout.write("ok\n")
     if questions is not None:

@@ -1,12 +1,12 @@
 """Makes a pair of two folders, or leaves nothing behind."""
 
-import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreamr.pair.checks import Finding, check_pair
 from dreamr.pair.model_folder import ModelFolder, PairFolderError
-from dreamr.pair.writing import REPOSITORY, Backend, check_name, write_pair
+from dreamr.pair.writing import REPOSITORY, TEMPLATES, Backend, check_name, write_pair
 from services.common.pair import Pair
 
 
@@ -29,8 +29,12 @@ def add_pair(
         OSError: a file cannot be written.
     """
     check_name(name)
-    if into.exists():
-        raise PairFolderError(f"{into}: is there already; remove it, or name another folder (--into)")
+    if copy and backend == "vllm":
+        raise PairFolderError(
+            "copies are not for vLLM, which takes no path relative to the repository: leave --copy away, and "
+            "let 1/model.json name the weights as the machine with the GPUs has them"
+        )
+    check_new(into)
     models, wrong = {}, []
     for role, path in (("target", target), ("draft", draft)):
         try:
@@ -40,14 +44,27 @@ def add_pair(
     if wrong:
         raise PairFolderError("\n".join(wrong))
     # Under another name until it is whole: paths within are relative to it, or absolute.
-    staged = into.with_name(f".{into.name}.new")
-    shutil.rmtree(staged, ignore_errors=True)
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as folder:
+        staged = Path(folder) / into.name
         settings = write_pair(staged, name, models, backend=backend, copy=copy)
-        found = check_pair(Pair.load(settings), staged / REPOSITORY)
-        if wrong := [finding.text for finding in found if finding.level == "error"]:
-            raise PairFolderError("\n".join(wrong))
+        found = [
+            # Where it will be, and not where it is for the moment.
+            Finding(one.level, one.text.replace(str(staged), str(into)))
+            for one in check_pair(Pair.load(settings), staged / REPOSITORY)
+        ]
+        if wrong := [one.text for one in found if one.level == "error"]:
+            text = "\n".join(wrong)
+            for role, model in models.items():
+                # That will not be there: what was copied from it is.
+                text = text.replace(str(into / TEMPLATES / role), str(model.path))
+            raise PairFolderError(text)
         staged.rename(into)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return Added(into / settings.name, into / REPOSITORY, found)
+
+
+def check_new(folder: Path) -> None:
+    """Raises PairFolderError unless the folder can be made."""
+    if folder.exists() or folder.is_symlink():
+        raise PairFolderError(f"{folder}: is there already; remove it, or name another folder")
+    if not folder.parent.is_dir():
+        raise PairFolderError(f"{folder.parent}: is no folder; make it first")

@@ -1,6 +1,7 @@
 """What is wrong with a pair, or may become so, told before a model is loaded."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
-from dreamr.pair.model_folder import ModelFolder, PairFolderError
+from dreamr.pair.model_folder import ModelFolder, PairFolderError, one_line
 from dreamr.pair.writing import ROLES
 from services.common.pair import ModelSettings, Pair
 from services.common.prompts import Prompts
@@ -17,6 +18,7 @@ from services.verifier.words import TOKENIZER, Words
 
 _QUESTION = "What is 17 plus 25?"
 _STEP = "17 plus 25 is 42."
+_BACKEND = re.compile(r'^\s*backend\s*:\s*"(transformers|vllm)"', re.MULTILINE)
 _IMAGES_UNSET = {"transformers": 8, "vllm": 999}
 """Images that a prompt may have where `model.json` sets no limit."""
 
@@ -66,6 +68,16 @@ def check_pair(pair: Pair, repository: Path) -> list[Finding]:
     return findings
 
 
+def on_gpus(pair: Pair, repository: Path) -> bool:
+    """Whether a model is vLLM's to serve.
+
+    Raises:
+        PairFolderError: a model's files are missing or not of that form.
+    """
+    served = (_Served.read(repository / getattr(pair, role).triton_model) for role in ROLES)
+    return any(one.backend == "vllm" for one in served)
+
+
 @dataclass(frozen=True, slots=True)
 class _Served:
     """A model in Triton's repository: its backend, and what `1/model.json` says."""
@@ -84,19 +96,30 @@ class _Served:
             folder = file.parent / settings["model"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PairFolderError(f"{path}: is no model as `dreamr pair add` writes it: {error!r}") from error
-        if not isinstance(settings.get("limit_mm_per_prompt", {}), dict):
-            raise PairFolderError(f"{file}: limit_mm_per_prompt must be an object, such as {{'image': 8}}")
-        backends = ("transformers", "vllm")
-        backend = next((name for name in backends if f'backend: "{name}"' in text), None)
+        limits = settings.get("limit_mm_per_prompt", {})
+        if not isinstance(limits, dict) or not isinstance(limits.get("image", 0), int):
+            raise PairFolderError(f'{file}: limit_mm_per_prompt must be an object, such as {{"image": 8}}')
+        backend = _BACKEND.search(text)
         if backend is None:
-            raise PairFolderError(f"{config}: has none of the backends {', '.join(backends)}")
-        return cls(backend, folder, settings)
+            raise PairFolderError(f"{config}: has none of the backends transformers, vllm")
+        if backend[1] == "vllm" and not Path(settings["model"]).is_absolute():
+            raise PairFolderError(
+                f"{file}: model {settings['model']!r} must be an absolute path: to vLLM another one is "
+                "relative to where Triton was started, or a name in the hub"
+            )
+        return cls(backend[1], folder, settings)
 
 
 def _check_backend(served: _Served, folder: ModelFolder) -> Iterator[Finding]:
     if served.backend == "vllm":
         if not folder.config.get("architectures"):
             yield Finding("error", "config.json names no architectures, by which vLLM finds the model's code")
+        if folder.needs_code and not folder.generates and not served.settings.get("trust_remote_code"):
+            yield Finding(
+                "warning",
+                f"{folder.model_type} is a model by code of its own: where vLLM has none for it, read that "
+                'code and set "trust_remote_code": true in 1/model.json',
+            )
     elif folder.needs_code and not folder.generates:
         yield Finding("error", f"{folder.model_type} is a model by code of its own, which is not run")
     elif not folder.generates:
@@ -104,6 +127,13 @@ def _check_backend(served: _Served, folder: ModelFolder) -> Iterator[Finding]:
             "error",
             f"model_type {folder.model_type!r} writes no text that transformers knows of: the backend serves "
             "AutoModelForImageTextToText and AutoModelForCausalLM",
+        )
+    elif quantized := folder.config.get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        yield Finding(
+            "warning",
+            f"the weights are quantized ({method}), which transformers loads only with that method's own "
+            "package, and many not on a CPU; take those that are not",
         )
 
 
@@ -199,7 +229,7 @@ def _check_template(template: Path, pair: Pair, *, images: bool) -> Iterator[Fin
             )
             continue
         except Exception as error:  # noqa: BLE001 - a template is a program, and may raise anything
-            yield Finding("error", f"{template}: the chat template fails on {what}: {error}")
+            yield Finding("error", f"{template}: the chat template fails on {what}: {one_line(error)}")
             continue
         if part not in text:
             yield Finding("error", f"{template}: the chat template leaves out {what}")

@@ -1,6 +1,7 @@
 """A Hugging Face folder as far as a pair needs to know it; what is missing is told at once."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -8,8 +9,15 @@ from typing import Any, Self
 CONFIG, TOKENIZER_CONFIG, TEMPLATE = "config.json", "tokenizer_config.json", "chat_template.jinja"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+# What a folder without config.json may be instead, by a name in it.
+_INSTEAD = {
+    "*.gguf": "holds a GGUF file; make a folder of it by `dreamr pair convert`",
+    "adapter_config.json": "is an adapter; merge it into its model, and save that",
+    "snapshots/*/config.json": "is a cache of the hub; give the folder within its snapshots",
+}
 # How a file begins that Git LFS has not fetched.
 _POINTER = b"version https://git-lfs"
+_SHARD = re.compile(r"-\d+-of-\d+\.")
 
 
 class PairFolderError(ValueError):
@@ -46,9 +54,15 @@ class ModelFolder:
             PairFolderError: a file is missing or cannot be read.
         """
         path = path.resolve()
+        if path.suffix == ".gguf" and path.is_file():
+            raise PairFolderError(f"{path}: {_INSTEAD['*.gguf'].replace('holds', 'is')}")
         if not path.is_dir():
             raise PairFolderError(f"{path}: is no folder; give one that holds {CONFIG} and the weights")
-        config = _json(path / CONFIG)
+        if not (path / CONFIG).is_file():
+            for name, told in _INSTEAD.items():
+                if any(path.glob(name)):
+                    raise PairFolderError(f"{path}: {told}")
+        config = read_json(path / CONFIG)
         model_type = config.get("model_type")
         if not isinstance(model_type, str):
             raise PairFolderError(f"{path / CONFIG}: has no model_type; is this a model's folder?")
@@ -62,13 +76,11 @@ class ModelFolder:
             raise PairFolderError(
                 f"{path}: takes images but has no image processor; download {' or '.join(PROCESSORS)} too"
             )
-        text = config.get("text_config")
-        context = (text if isinstance(text, dict) else config).get("max_position_embeddings")
         return cls(
             path,
             config,
             model_type,
-            context if isinstance(context, int) else None,
+            _known_context(path) if generates or images else _context(config),
             takes_images,
             generates or images,
             "auto_map" in config,
@@ -76,7 +88,8 @@ class ModelFolder:
         )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises PairFolderError unless the file holds a JSON object."""
     try:
         found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -91,24 +104,45 @@ def _json(path: Path) -> dict[str, Any]:
 def _check_weights(path: Path) -> None:
     """All files of the weights are there, and are weights."""
     files = [*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")]
-    for index in (path / f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")):
-        if index.is_file():
-            files += [path / str(name) for name in sorted(set(_json(index).get("weight_map", {}).values()))]
+    indices = [path / f"{name}.index.json" for name in ("model.safetensors", "pytorch_model.bin")]
+    found = [index for index in indices if index.is_file()]
+    for index in found:
+        named = read_json(index).get("weight_map")
+        if not isinstance(named, dict):
+            raise PairFolderError(f"{index}: has no weight_map; download it again")
+        files += [path / str(name) for name in sorted(set(named.values()))]
     if not files:
-        converted = "; convert the GGUF file first" if any(path.glob("*.gguf")) else ""
+        converted = f"; {_INSTEAD['*.gguf']}" if any(path.glob("*.gguf")) else ""
         raise PairFolderError(f"{path}: has no weights (*.safetensors){converted}")
-    for file in files:
+    if not found and any(_SHARD.search(file.name) for file in files):
+        raise PairFolderError(f"{path}: has shards, but not their {indices[0].name}; download it too")
+    for file in dict.fromkeys(files):
         if not file.is_file():
             raise PairFolderError(f"{path}: has no {file.name}, which the index names; download it too")
+        _check_whole(file)
+
+
+def _check_whole(file: Path) -> None:
+    """By the header alone: a download that was broken off is not seen by its name."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
         with file.open("rb") as opened:
             if opened.read(len(_POINTER)) == _POINTER:
                 raise PairFolderError(f"{file}: is a pointer of Git LFS; fetch the weights by `git lfs pull`")
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="numpy"):
+                pass
+    except OSError as error:
+        raise PairFolderError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise PairFolderError(f"{file}: is broken or cut off ({error}); download it again") from error
 
 
 def _template(path: Path) -> str:
     """The chat template, wherever the folder has it."""
     for name, read in (
-        (TEMPLATE, Path.read_text),
+        (TEMPLATE, _text),
         ("chat_template.json", _in_json),
         (TOKENIZER_CONFIG, _in_json),
     ):
@@ -121,12 +155,47 @@ def _template(path: Path) -> str:
     )
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise PairFolderError(f"{path}: cannot be read as text: {error}") from error
+
+
 def _in_json(path: Path) -> str:
-    found = _json(path).get("chat_template") or ""
+    found = read_json(path).get("chat_template") or ""
     if isinstance(found, list):
         # The older form: several templates by name.
-        found = {entry["name"]: entry["template"] for entry in found}.get("default", "")
+        try:
+            found = {entry["name"]: entry["template"] for entry in found}.get("default", "")
+        except (KeyError, TypeError) as error:
+            raise PairFolderError(f"{path}: chat_template has no name and template in an entry") from error
     return str(found)
+
+
+def _known_context(path: Path) -> int | None:
+    """Of a model that transformers knows: by its own names for it, and its defaults."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True).get_text_config()
+    except Exception as error:  # configurations check themselves, each by errors of its own
+        raise PairFolderError(
+            f"{path / CONFIG}: is not what transformers takes: {one_line(error)}"
+        ) from error
+    found = getattr(config, "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
+
+
+def one_line(error: Exception) -> str:
+    """What it says, where each of our lines is an error of its own."""
+    return " ".join(str(error).split())
+
+
+def _context(config: dict[str, Any]) -> int | None:
+    text = config.get("text_config")
+    found = (text if isinstance(text, dict) else config).get("max_position_embeddings")
+    return found if isinstance(found, int) else None
 
 
 def _classes(model_type: str) -> tuple[bool, bool]:

@@ -47,13 +47,19 @@ class Probe:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast as the target the draft writes."""
+        """How many times as fast as the target the draft writes; 0 where one of them wrote nothing."""
+        if not (self.target.tokens and self.draft.tokens):
+            return 0.0
         return self.draft.tokens_per_second / self.target.tokens_per_second
 
     def warnings(self) -> list[str]:
         """What makes the pair slow or useless."""
-        found = []
-        if self.ratio < NOT_FASTER:
+        found = [
+            f"the {role} ends its turn at once, and writes nothing: is this its own chat template?"
+            for role, said in (("target", self.target), ("draft", self.draft))
+            if not said.tokens
+        ]
+        if not found and self.ratio < NOT_FASTER:
             found.append(
                 f"the draft is not faster than the target ({self.ratio:.2f} times): drafting costs more than "
                 "it saves; take a smaller draft"
@@ -110,9 +116,10 @@ async def _ask(
     )
     request = completion_pb2.CompleteRequest(messages=[message], max_tokens=TOKENS)
     text, tokens = "", 0
-    first_tokens, first, started = 0, 0.0, time.perf_counter()
+    first_tokens, started = 0, time.perf_counter()
+    first = started
     async for response in stub.Complete(request, timeout=SECONDS):
-        if not first:
+        if first == started:
             first, first_tokens = time.perf_counter(), response.tokens
         text, tokens = text + response.text, tokens + response.tokens
     ended = time.perf_counter()

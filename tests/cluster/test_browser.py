@@ -252,7 +252,7 @@ async def test_two_policies_side_by_side(visit: Visit) -> None:
 
 async def test_with_the_keyboard_alone(visit: Visit) -> None:
     page, press = visit.page, visit.page.keyboard.press
-    # Long before it is needed: the browser is told of it without an answer, and is told the keys by another way.
+    # Asked for long before it is needed: nothing says when the browser has heard of that.
     choosers = asyncio.Queue[FileChooser]()
     page.on("filechooser", choosers.put_nowait)
     await press("Tab")

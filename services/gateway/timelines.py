@@ -5,6 +5,7 @@ Kept are events, with the texts of steps and answers, and the beginning of the q
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ class Timeline:
         why: it failed.
         events: as `ReasonResponse` on the wire.
         steps: committed ones.
-        cut: events are missing, for their size.
+        cut: events are missing behind some place, for their size.
+        ends: drops it, once the session is over.
     """
 
     session_id: str
@@ -48,10 +50,7 @@ class Timeline:
     events: list[bytes] = field(default_factory=list)
     size: int = _TIMELINE_BYTES
     cut: bool = False
-
-    def responses(self) -> list[gateway_pb2.ReasonResponse]:
-        """The events, in order."""
-        return [gateway_pb2.ReasonResponse.FromString(event) for event in self.events]
+    ends: asyncio.TimerHandle | None = None
 
 
 class Timelines:
@@ -78,11 +77,12 @@ class Timelines:
     ) -> Iterator[Callable[[gateway_pb2.ReasonResponse], None]]:
         """Keeps what a session is told to have done within the block, in place of what it did earlier."""
         timeline = self._begin(session_id, question)
-        status, why = "cancelled", ""
+        status, why = "failed", "internal error"
         try:
             yield partial(self._take, timeline)
-            status = "finished"
-        except SessionCancelledError:
+            status, why = "finished", ""
+        except (SessionCancelledError, asyncio.CancelledError):
+            status, why = "cancelled", ""
             raise
         except ServiceError as error:
             status, why = "failed", str(error)
@@ -90,7 +90,7 @@ class Timelines:
         finally:
             timeline.status, timeline.why = status, why
             if self._keeps(timeline):
-                asyncio.get_running_loop().call_later(self._seconds, self._drop, timeline)
+                timeline.ends = asyncio.get_running_loop().call_later(self._seconds, self._drop, timeline)
 
     def of(self, caller: Caller) -> list[Timeline]:
         """A caller's, the newest first."""
@@ -120,7 +120,10 @@ class Timelines:
                 timeline.finished = response.finished
         event = response.SerializeToString()
         size = len(event) + _EVENT_BYTES
-        if timeline.size + size > self._most_bytes // MAX_SHARE and not response.HasField("finished"):
+        if response.HasField("finished"):
+            size += len(event)  # kept as a message, too
+        elif timeline.cut or timeline.size + size > self._most_bytes // MAX_SHARE:
+            # Nothing behind the first hole: ends without their beginnings would be told.
             timeline.cut = True
             return
         timeline.events.append(event)
@@ -132,15 +135,19 @@ class Timelines:
         return self._kept.get(timeline.session_id) is timeline
 
     def _shrink(self) -> None:
-        while len(self._kept) > self.most or self._size > self._most_bytes:
-            # Who has most makes room: nobody can push the others' out.
-            sizes: dict[str, int] = {}
+        while (crowded := len(self._kept) > self.most) or self._size > self._most_bytes:
+            # Who has most of what is short makes room: nobody can push the others' out.
+            held: Counter[str] = Counter()
             for timeline in self._kept.values():
-                sizes[timeline.owner] = sizes.get(timeline.owner, 0) + timeline.size
-            fullest = max(sizes, key=sizes.__getitem__)
+                held[timeline.owner] += 1 if crowded else timeline.size
+            fullest = max(held, key=held.__getitem__)
             self._drop(next(timeline for timeline in self._kept.values() if timeline.owner == fullest))
 
     def _drop(self, timeline: Timeline | None) -> None:
         if timeline and self._keeps(timeline):
             del self._kept[timeline.session_id]
             self._size -= timeline.size
+            # A session that still runs holds it, and so would the timer until it is due.
+            timeline.events = []
+            if timeline.ends:
+                timeline.ends.cancel()

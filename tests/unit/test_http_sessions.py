@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from dreamr.keys import KeyFile
 from dreamr.trace import trace
 from dreamr.v1 import gateway_pb2
 from services.gateway.callers import Caller
+from services.gateway.images import MAX_IMAGES_BYTES
 from services.gateway.plan import MAX_WINDOW
 from services.gateway.policy import POLICIES
 from services.gateway.settings import GatewaySettings
@@ -26,6 +27,7 @@ from tests.unit.asking import data_uri
 from tests.unit.fake_services import STEPS, FakeServices, busy, idle
 from tests.unit.running_gateway import Gateway, gateway, request
 
+STATIC = Path("services/gateway/http/static")
 ASK, SESSIONS = "/v1/dreamr/reason", "/v1/dreamr/sessions"
 IMAGE = data_uri().partition(",")[2]
 
@@ -84,10 +86,14 @@ async def test_every_event_is_told_in_the_protos_json() -> None:
     ("body", "param"),
     [
         ([], "body"),
-        ({"questions": "x"}, "body"),
-        ({"question": 3}, "body"),
-        ({"options": {"policy": []}}, "body"),
-        ({"options": {"window": 1 << 40}}, "body"),
+        ({"questions": "x"}, "questions"),
+        ({"question": 3}, "question"),
+        ({"options": {"policy": []}}, "options.policy"),
+        ({"options": {"window": 1 << 40}}, "options.window"),
+        ({"options": {"alpha": "x"}}, "options.alpha"),
+        ({"options": {"sampling": {"sede": 1}}}, "options.sampling.sede"),
+        ({"options": 3}, "options"),
+        ({"images": [{"data": "a"}]}, "images.data"),
         ({"images": [{"data": "%"}]}, "images[0]"),
         ({"images": [{}] * 2000}, "images"),
         ({"steps": [{}] * 2000}, "steps"),
@@ -96,12 +102,14 @@ async def test_every_event_is_told_in_the_protos_json() -> None:
         ({"options": {"policy": "best"}}, "options.policy"),
         ({"request_id": "x" * 129}, "request_id"),
     ],
-    ids=range(12),
+    ids=range(16),
 )
 async def test_bad_requests_are_refused_by_the_fields_name(body: Any, param: str) -> None:
     async with front() as (client, running):
         response = await client.post(ASK, json=asked(**body) if isinstance(body, dict) else body)
-        assert error_of(response, 400)["param"] == param
+        error = error_of(response, 400)
+        assert error["param"] == param
+        assert error["message"].startswith(f"{param}: ")
         assert running.parts.calls == 0
 
 
@@ -206,9 +214,9 @@ def test_without_keys_none_are_kept_where_others_could_see_them(tmp_path: Path) 
         assert settings.timelines == most, http
 
 
-def filled(timelines: Timelines, session_id: str, texts: int = 1, size: int = 10) -> None:
+def filled(timelines: Timelines, session_id: str, sizes: Sequence[int] = (10,)) -> None:
     with timelines.session(session_id, "q" * 1000) as note:
-        for index in range(texts):
+        for index, size in enumerate(sizes):
             commit = gateway_pb2.Commit(index=index, step={"text": "x" * size})
             note(gateway_pb2.ReasonResponse(commit=commit))
         note(gateway_pb2.ReasonResponse(finished={"answer": "42"}))
@@ -227,15 +235,48 @@ async def test_they_are_bounded_in_number_bytes_and_time() -> None:
     filled(timelines, "c")
     assert of(timelines, nobody) == ["c", "d", "b"]
     # One that is too large is cut, but for its end; the others stay.
-    filled(timelines, "e", texts=100, size=1000)
+    filled(timelines, "e", sizes=(*[1000] * 100, 10))
     large = timelines.find(nobody, "e")
     assert large
-    assert (large.cut, large.steps, len(large.question)) == (True, 100, MAX_QUESTION)
+    assert (large.cut, large.steps, len(large.question)) == (True, 101, MAX_QUESTION)
     assert large.size < 80_000 / 8 + 1000
-    assert large.responses()[-1].finished.answer == "42"
-    await asyncio.sleep(0.1)
-    assert of(timelines, nobody) == []
+    # Nothing behind the first that was left out, though it would have had room.
+    *kept, end = [gateway_pb2.ReasonResponse.FromString(event) for event in large.events]
+    assert {len(response.commit.step.text) for response in kept} == {1000}
+    assert end.finished.answer == "42"
+    async with asyncio.timeout(5):
+        while of(timelines, nobody):  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
     assert timelines._size == 0
+
+
+async def test_what_made_room_is_held_by_nothing() -> None:
+    nobody = Caller()
+    timelines = Timelines(1, 1 << 20, 3600, lambda session_id: nobody)
+    filled(timelines, "a")
+    over = timelines.find(nobody, "a")
+    with timelines.session("b", "how ?") as note:
+        running = timelines.find(nobody, "b")
+        note(gateway_pb2.ReasonResponse(started={"session_id": "b"}))
+        filled(timelines, "c")
+        note(gateway_pb2.ReasonResponse(commit={"index": 0}))
+    assert of(timelines, nobody) == ["c"]
+    # Not by a session that goes on, nor by the timer that would have dropped it in an hour.
+    assert over
+    assert over.ends
+    assert over.ends.cancelled()
+    assert running
+    assert running.ends is None
+    assert over.events == running.events == []
+
+
+async def test_one_that_broke_is_not_called_cancelled() -> None:
+    nobody = Caller()
+    timelines = Timelines(4, 1 << 20, 60, lambda session_id: nobody)
+    with pytest.raises(ZeroDivisionError), timelines.session("a", "what ?"):
+        _ = 1 / 0
+    (found,) = timelines.of(nobody)
+    assert (found.status, found.why) == ("failed", "internal error")
 
 
 async def test_who_has_most_makes_room() -> None:
@@ -243,7 +284,8 @@ async def test_who_has_most_makes_room() -> None:
     timelines = Timelines(
         4, 1 << 20, 60, lambda session_id: next(one for one in callers.values() if one.owns(session_id))
     )
-    filled(timelines, f"{callers['ops'].tag}a")
+    # Not even where it has fewer bytes than another's only one.
+    filled(timelines, f"{callers['ops'].tag}a", sizes=[50_000])
     for index in range(20):
         filled(timelines, f"{callers['ci'].tag}{index}")
     assert of(timelines, callers["ops"]) == ["a"]
@@ -255,6 +297,8 @@ async def test_a_trace_is_what_perfetto_reads() -> None:
         responses = await running.reason(request(gateway_pb2.ReasonOptions(activity=True)))
         (found,) = await sessions(client)
         response = await client.get(f"{SESSIONS}/{found['id']}/trace")
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cross-origin-resource-policy"] == "same-origin"
         assert response.headers["content-disposition"].endswith(f'"dreamr-{found["id"]}.json"')
         got = response.json()
         events = [event for one in responses if (event := from_proto(one))]
@@ -297,9 +341,9 @@ async def test_the_page_asks_nothing_of_anybody_else() -> None:
 
 
 def test_the_page_offers_what_there_is() -> None:
-    page = Path("services/gateway/http/static/index.html").read_text()
-    for name in ("policy", "other"):
-        select = re.search(rf'<select id="{name}".*?</select>', page, re.DOTALL)
-        assert select
-        assert set(re.findall(r"<option(?: selected)?>(\w+)", select[0])) == set(POLICIES)
+    page = (STATIC / "index.html").read_text()
+    select = re.search(r'<select id="policy".*?</select>', page, re.DOTALL)
+    assert select
+    assert set(re.findall(r"<option(?: selected)?>(\w+)", select[0])) == set(POLICIES)
     assert f'max="{MAX_WINDOW}"' in page
+    assert f"MOST_BYTES = {MAX_IMAGES_BYTES};" in (STATIC / "images.js").read_text()

@@ -239,7 +239,7 @@ async def test_models_are_listed() -> None:
         ({"extra_body": {"timeout": -1}}, "timeout"),
         ({"extra_headers": {"dreamr-timeout": "soon"}}, "dreamr-timeout"),
         ({"extra_body": {"dreamr": {"window": 99}}}, "dreamr.window"),
-        ({"extra_body": {"dreamr": {"widnow": 9}}}, "dreamr"),
+        ({"extra_body": {"dreamr": {"widnow": 9}}}, "dreamr.widnow"),
         ({"extra_body": {"dreamr": {"policy": "none"}}}, "dreamr.policy"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": "x", "foo": 1}]}, "messages[0].foo"),

@@ -23,6 +23,9 @@ _TIMEOUT = "dreamr-timeout"
 _BEAT_SECONDS = 15.0
 """Between two comments in a stream that has nothing to say: whoever is between must not think it dead."""
 
+_GUARDS = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
+"""Other sites' pages may not as much as embed what is answered here."""
+
 
 class ClientGoneError(Exception):
     """The client has hung up."""
@@ -51,6 +54,8 @@ class Exchange:
         self._send = send
         self._sending = asyncio.Lock()
         self._read = asyncio.Event()
+        if scope["method"] != "POST":
+            self._read.set()  # nothing follows
 
     @property
     def metadata(self) -> list[tuple[str, str | bytes]]:
@@ -135,8 +140,8 @@ class Exchange:
             pass
 
     async def reply(self, status: int, body: Any) -> None:
-        """Sends the whole response."""
-        data = json.dumps(body, ensure_ascii=False).encode()
+        """Sends the whole response; bytes as they are, all else as JSON."""
+        data = body if isinstance(body, bytes) else as_json(body)
         headers = {"content-type": "application/json", "content-length": str(len(data)), **self.head}
         async with self._sending:
             await self._start(status, headers)
@@ -185,11 +190,17 @@ class Exchange:
         self._scope["state"]["transport"].abort()
 
     async def _start(self, status: int, headers: dict[str, str]) -> None:
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        sent = {**_GUARDS, **headers}
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent.items()]
         await self._send({"type": "http.response.start", "status": int(status), "headers": raw})
 
     async def _write(self, text: str) -> None:
         await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+
+
+def as_json(body: Any) -> bytes:
+    """A response's body."""
+    return json.dumps(body, ensure_ascii=False).encode()
 
 
 def _too_large() -> HttpError:

@@ -57,4 +57,4 @@ def _request(body: Any) -> gateway_pb2.ReasonRequest:
     for name, most in _MOST.items():
         if isinstance(given := body.get(name), list) and len(given) > most:
             raise refused(name, f"must be at most {most}, not {len(given)}")
-    return message_of(body, gateway_pb2.ReasonRequest(), "body")
+    return message_of(body, gateway_pb2.ReasonRequest())

@@ -1,12 +1,14 @@
 // What the page asks of its gateway. The key is kept in this module alone, until the page is left.
 
+const SILENT_MS = 60_000; // a gateway says something every 15 seconds
+
 let key = "";
 
 export function setKey(value) {
   key = value.trim();
 }
 
-// A request that was refused, or a session that failed: `status` is HTTP's, 0 within a stream.
+// A request that was refused, or a session that failed: `status` is HTTP's, 0 within a stream or without a response.
 export class Refused extends Error {
   constructor(status, error) {
     super(error?.message ?? `the gateway answered ${status}`);
@@ -14,10 +16,21 @@ export class Refused extends Error {
   }
 }
 
+// Browsers have other words for this, and none of them helps.
+function lost(error, signal, message) {
+  return signal?.aborted ? error : new Refused(0, { message });
+}
+
 async function call(path, options = {}) {
+  if (/[^!-~]/.test(key)) throw new Refused(401, { message: "the API key has characters that no key has" });
   const headers = { ...options.headers };
   if (key) headers.authorization = `Bearer ${key}`;
-  const response = await fetch(path, { ...options, headers, cache: "no-store" });
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers, cache: "no-store" });
+  } catch (error) {
+    throw lost(error, options.signal, "the gateway cannot be reached, or has hung up");
+  }
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
   throw new Refused(response.status, body.error);
@@ -35,7 +48,7 @@ export async function* reason(request, signal) {
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await read(reader, signal);
       if (done) return;
       const pieces = (rest + value).split("\n\n");
       rest = pieces.pop();
@@ -51,6 +64,18 @@ export async function* reason(request, signal) {
   }
 }
 
+// A connection that is dead does not say so: where nothing comes, the stream ends.
+async function read(reader, signal) {
+  const silent = setTimeout(() => reader.cancel().catch(() => {}), SILENT_MS);
+  try {
+    return await reader.read();
+  } catch (error) {
+    throw lost(error, signal, "the connection to the gateway is lost");
+  } finally {
+    clearTimeout(silent);
+  }
+}
+
 export async function recent() {
   return (await call("/v1/dreamr/sessions")).json();
 }
@@ -59,19 +84,14 @@ export async function session(id) {
   return (await call(`/v1/dreamr/sessions/${encodeURIComponent(id)}`)).json();
 }
 
-export function tracePath(id) {
-  return `/v1/dreamr/sessions/${encodeURIComponent(id)}/trace`;
-}
-
-// A link cannot show a key: where there is one, the file is fetched, and the link leads to what came.
+// A link can show no key, and says nothing where the session is gone: the file is fetched, and handed over.
 export function downloads(link, id, failed) {
-  link.href = tracePath(id);
+  link.href = `/v1/dreamr/sessions/${encodeURIComponent(id)}/trace`;
   link.download = `dreamr-${id}.json`;
   link.addEventListener("click", async (event) => {
-    if (!key) return;
     event.preventDefault();
     try {
-      const url = URL.createObjectURL(await (await call(tracePath(id))).blob());
+      const url = URL.createObjectURL(await (await call(link.href)).blob());
       const file = Object.assign(document.createElement("a"), { href: url, download: link.download });
       file.click();
       setTimeout(() => URL.revokeObjectURL(url), 60_000);

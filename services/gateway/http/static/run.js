@@ -1,48 +1,63 @@
 // One session on the page: heading, picture, steps, answer, table and link.
 
 import { downloads } from "./api.js";
-import { draw } from "./picture.js";
-import { Session } from "./session.js";
+import { draw, widthOf } from "./picture.js";
+import { scored, Session } from "./session.js";
 
 export class Run {
   constructor(policy) {
     this.session = new Session();
     this.policy = policy;
-    this.began = null;
-    this.why = "";
+    this.began = null; // performance.now() when it was, of one that is watched live
     this.element = document.getElementById("run").content.firstElementChild.cloneNode(true);
     const find = (selector) => this.element.querySelector(selector);
     this.parts = {
-      title: find("h3"), summary: find(".summary"), picture: find(".picture"), steps: find(".steps"),
-      answer: find(".answer"), trace: find(".trace"), table: find("tbody"),
+      title: find("h3"), summary: find(".summary"), frame: find(".wide"), lanes: find(".lanes"), picture: find(".picture"),
+      list: find(".some"), steps: find(".steps"), answer: find(".answer"), trace: find(".trace"), table: find("tbody"),
     };
     this.parts.title.textContent = `Policy ${policy}`;
-    find(".scrolls").setAttribute("aria-label", `Work of policy ${policy}`);
-    this.say("waits for a place");
+    const named = { ".wide": "Timeline", ".some": "Committed steps", ".words": "Picture as a table", ".trace": "Trace for Perfetto" };
+    for (const [selector, name] of Object.entries(named)) find(selector).setAttribute("aria-label", `${name} of policy ${policy}`);
+    this.say("waits");
   }
 
-  take(event) {
+  // Live: as it happens.
+  take(event, live) {
     this.session.take(event);
     if (event.started) {
-      this.began = performance.now();
+      if (live) this.began = performance.now();
       const { policy, window = 0, alpha = 0 } = event.started;
       this.parts.title.textContent = `Policy ${policy}${window ? `, window ${window}, alpha ${+alpha.toFixed(3)}` : ""}`;
       this.say("runs");
     } else if (event.commit) {
-      this.parts.steps.append(step(this.session.commits.at(-1)));
+      following(this.parts.list, live, () => this.parts.steps.append(step(this.session.commits.at(-1))));
     } else if (event.finished) {
       this.parts.answer.textContent = event.finished.answer ?? "";
     }
   }
 
-  // Nothing more will come.
-  end(why = "") {
+  // Nothing more will come; `why` says what else is to be known of it.
+  end(...why) {
+    const { finished, seconds } = this.session;
     this.session.end();
-    const { finished, commits, seconds } = this.session;
-    const byDraft = commits.filter((commit) => commit.by === "draft").length;
-    const counts = `${byDraft} of ${commits.length} steps by the draft`;
-    this.say(finished ? `finished in ${seconds.toFixed(3)} s; ${counts}` : `${why || "ended"}; ${counts}`);
-    this.parts.table.replaceChildren(...this.session.spans.map(row));
+    if (finished) why.unshift(`finished in ${seconds.toFixed(3)} s`);
+    if (finished?.reason === "FINISH_REASON_LENGTH") why.push("a limit of steps or tokens ended it");
+    if (finished?.degraded) why.push(`degraded: ${finished.degraded.join(", ")}`);
+    this.rest(why);
+  }
+
+  // It goes on, but is not watched.
+  leave() {
+    this.rest(["runs; open it again for what has happened since"]);
+  }
+
+  rest([first, ...more]) {
+    const { commits, finished } = this.session;
+    const { steps_by_draft: draft = 0, steps_by_target: target = 0 } = finished?.totals ?? {};
+    const byDraft = finished ? draft : commits.filter((commit) => commit.by === "draft").length;
+    const all = finished ? draft + target : commits.length;
+    this.say([first, `${byDraft} of ${all} steps by the draft`, ...more].join("; "));
+    this.parts.table.replaceChildren(...this.session.spans.map((span) => row(span, this.session.last)));
   }
 
   // The gateway keeps it: there is something to download.
@@ -50,7 +65,6 @@ export class Run {
     const link = this.parts.trace;
     if (!this.session.started || !link.hidden) return;
     downloads(link, this.session.started.session_id, failed);
-    link.setAttribute("aria-label", `Trace for Perfetto of policy ${this.policy}`);
     link.hidden = false;
   }
 
@@ -60,8 +74,14 @@ export class Run {
     return Math.max(this.session.last, (performance.now() - this.began) / 1000);
   }
 
-  draw(until) {
-    draw(this.parts.picture, this.session, this.now, until);
+  // How wide the picture is to be, in pixels.
+  get width() {
+    return widthOf(this.session, this.parts.frame.clientWidth);
+  }
+
+  draw(until, width) {
+    const { frame, lanes, picture } = this.parts;
+    following(frame, this.began !== null && !this.session.over, () => draw(lanes, picture, this.session, this.now, until, width));
   }
 
   say(text) {
@@ -70,22 +90,29 @@ export class Run {
   }
 }
 
-function step({ text, by, verdict }) {
+// Who looks at the end of what grows goes on to do so.
+function following(element, live, grow) {
+  const { scrollLeft, scrollTop, clientWidth, clientHeight, scrollWidth, scrollHeight } = element;
+  const ends = scrollLeft + clientWidth >= scrollWidth - 2 && scrollTop + clientHeight >= scrollHeight - 2;
+  grow();
+  if (live && ends) element.scrollTo(element.scrollWidth, element.scrollHeight);
+}
+
+function step({ index, text, by, verdict }) {
   const item = document.createElement("li");
+  item.value = index; // not from 0 on, where another gateway began
   const author = document.createElement("span");
   author.className = "by";
-  const score = verdict ? `, candidate ${verdict.accept ? "accepted" : "rejected"} with ${(verdict.score ?? 0).toFixed(2)} against ${(verdict.alpha ?? 0).toFixed(2)}` : "";
-  author.textContent = `${by}${score}: `;
+  const judged = verdict ? `, candidate ${verdict.accept ? "accepted" : "rejected"}: ${scored(verdict, 2)}` : "";
+  author.textContent = `${by}${judged}: `;
   item.append(author, text);
   return item;
 }
 
-function row(span) {
-  const verdict = span.work === "verdict" ? span.verdict : null;
-  const cells = [
-    span.lane, span.work, span.index, span.start.toFixed(3), span.end.toFixed(3), span.outcome,
-    verdict ? verdict.score.toFixed(3) : "", verdict ? verdict.alpha.toFixed(3) : "", span.text,
-  ];
+function row(span, last) {
+  const { score = null, alpha, why } = span.verdict ?? {};
+  const judged = span.work !== "verdict" || !span.verdict ? ["", ""] : score === null ? [why, ""] : [score.toFixed(3), alpha.toFixed(3)];
+  const cells = [span.lane, span.work, span.index, span.start.toFixed(3), (span.end ?? last).toFixed(3), span.outcome, ...judged, span.text];
   const line = document.createElement("tr");
   for (const text of cells) line.insertCell().textContent = text;
   return line;

@@ -9,7 +9,7 @@ export class Session {
     this.started = null;
     this.finished = null;
     this.spans = []; // {lane, work, index, start, end, outcome, text, verdict, row}; seconds
-    this.commits = [];
+    this.commits = []; // {index, text, by, verdict, committed}
     this.last = 0;
     this.over = false;
     this.open = new Map();
@@ -23,7 +23,7 @@ export class Session {
     else if (event.commit) this.commit(event.commit);
     else if (event.finished) {
       this.finished = event.finished;
-      this.last = Math.max(this.last, event.finished.seconds ?? 0);
+      this.last = Math.max(this.last, this.seconds);
       this.end();
     }
   }
@@ -53,7 +53,7 @@ export class Session {
       this.open.delete(call);
       if (phase === "PHASE_CANCELLED") this.close(span, at, "cancelled");
       else if (phase === "PHASE_FAILED") this.close(span, at, "failed", text);
-      else if (verdict) this.judged(span, at, verdict);
+      else if (verdict) this.judged(span, at, evidence(verdict));
       else if (part === "PART_ANSWER") this.close(span, at, "written", text);
       else this.drop(span);
     }
@@ -61,24 +61,27 @@ export class Session {
 
   judged(span, at, verdict) {
     const outcome = verdict.accept ? "accepted" : "rejected";
-    span.verdict = { ...verdict, score: verdict.score ?? 0, alpha: verdict.alpha ?? 0 };
+    span.verdict = verdict;
     this.close(span, at, outcome);
-    const candidate = this.written("draft", span.index);
-    if (candidate) Object.assign(candidate, { outcome, verdict: span.verdict });
+    const candidate = this.text("draft", span.index, ({ outcome }) => outcome === "written");
+    if (candidate) Object.assign(candidate, { outcome, verdict });
   }
 
   commit({ index = 0, step = {}, author, verdict, timings = {} }) {
     const by = author === "AUTHOR_DRAFT" ? "draft" : "target";
+    const { text = "" } = step;
     const committed = timings.committed ?? 0;
     this.last = Math.max(this.last, committed);
-    this.commits.push({ index, text: step.text ?? "", by, verdict, committed });
-    const span = this.written(by, index);
-    if (span) span.outcome = "accepted";
+    this.commits.push({ index, text, by, verdict: verdict && evidence(verdict), committed });
+    // An older one of the same position was thrown away, and stays so.
+    const span = this.text(by, index, (span) => span.text === text);
+    if (span?.outcome === "written") span.outcome = "accepted";
   }
 
-  written(lane, index) {
+  // The last that a lane has written for a position.
+  text(lane, index, fits) {
     return this.spans.findLast(
-      (span) => span.lane === lane && span.index === index && span.outcome === "written" && span.work !== "answer",
+      (span) => span.lane === lane && span.index === index && span.end !== null && span.work !== "answer" && fits(span),
     );
   }
 
@@ -104,7 +107,19 @@ export class Session {
     Object.assign(span, { end, outcome, text });
   }
 
+  // How long it took; null without an end.
   get seconds() {
-    return this.finished?.seconds ?? null;
+    return this.finished && (this.finished.seconds ?? 0);
   }
+}
+
+// Of a verdict what is shown: `score` is null where nobody scored, and `why` says what decided then.
+function evidence({ accept = false, score = 0, alpha = 0, mass = 0, reason = "" }) {
+  const why = reason.replace("VERDICT_REASON_", "").replaceAll("_", " ").toLowerCase();
+  return { accept, score: mass > 0 ? score : null, alpha, why };
+}
+
+// The evidence in words.
+export function scored({ score, alpha, why }, digits, between = " against ") {
+  return score === null ? why : `${score.toFixed(digits)}${between}${alpha.toFixed(digits)}`;
 }

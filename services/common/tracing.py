@@ -6,7 +6,7 @@ closed. Where traces are off, a hook costs one look at a variable, and opentelem
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import grpc
 
 from services.common.errors import ServiceError, SessionCancelledError, status_of
+from services.common.metadata import Metadata
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
 Kind = Literal["INTERNAL", "SERVER", "CLIENT"]
-Metadata = Iterable[tuple[str, str | bytes]]
 
 CANCELLED = "dreamr.cancelled"
 """Attribute of spans whose work was stopped: that is no error, and mostly what was wanted."""

@@ -29,6 +29,7 @@ from services.gateway.adoption import Adoption
 from services.gateway.call import Call as Context
 from services.gateway.callers import Caller, Callers
 from services.gateway.cluster_parts import Cluster
+from services.gateway.deadline import left
 from services.gateway.entrance import Entrance
 from services.gateway.images import check_images
 from services.gateway.messages import Step
@@ -162,7 +163,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         listener = _Listener(
             session_id, caller, lambda response: _write(context, response), context, deadline
         )
-        async with self._admission.place(caller, _left(deadline)):
+        async with self._admission.place(caller, left(deadline)):
             # While it waited this may have changed.
             self._reasoning.check_open()
             await check_images(images, self._settings)
@@ -272,7 +273,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                         raise NotFoundError(f"session {session_id} has no step {missing}, or not any more")
                 elif await self._go_on(listener):
                     return
-            if _left(listener.deadline) <= _FOLLOW_SECONDS:
+            if left(listener.deadline) <= _FOLLOW_SECONDS:
                 raise LateError("the session was not finished within the deadline")
             await asyncio.sleep(_FOLLOW_SECONDS)
 
@@ -287,7 +288,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
     async def _go_on(self, listener: _Listener) -> bool:
         """Takes a session over and works on it; false when another gateway was faster."""
         self._reasoning.check_open()
-        async with self._admission.place(listener.caller, _left(listener.deadline)):
+        async with self._admission.place(listener.caller, left(listener.deadline)):
             self._reasoning.check_open()
             async with _store_errors():
                 taken = await Session.take_over(
@@ -403,8 +404,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         return stored
 
     def _deadline(self, context: Context) -> float:
-        left = seconds_left(context, self._settings.max_call_seconds)
-        return asyncio.get_running_loop().time() + left
+        seconds = seconds_left(context, self._settings.max_call_seconds)
+        return asyncio.get_running_loop().time() + seconds
 
 
 def _context(session_id: str, request: gateway_pb2.ReasonRequest) -> common_pb2.Context:
@@ -468,7 +469,3 @@ async def _store_errors() -> AsyncIterator[None]:
     except StoreError as error:
         metrics.STORE_FAILURES.inc()
         raise UnavailableError(f"sessions: {error}") from error
-
-
-def _left(deadline: float) -> float:
-    return max(0.001, deadline - asyncio.get_running_loop().time())

@@ -153,6 +153,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             raise InvalidRequestError.of("request_id", f"has more than {MAX_REQUEST_ID} characters")
         images = [image.data for image in request.images]
         session_id = Session.id_of(request.request_id, caller.tag)
+        logs.bind_session(session_id)
         stored = gateway_pb2.ReasonRequest(
             question=request.question,
             options=plan.options(),
@@ -309,12 +310,12 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
 
     async def _adopt(self, session_id: str) -> None:
         """Takes up a session in the background, if nobody holds it, and works on it; nobody is told."""
+        logs.bind_session(session_id)
         async with _store_errors():
             taken = await Session.take_over(self._store, session_id, self._settings.lease_seconds)
         if taken is None:
             return
         session, stored = taken
-        logs.bind_session(session.id)
         if stored.takeovers >= self._settings.max_adoptions:
             log.error("session given up", takeovers=stored.takeovers)
             await session.end(Status.FAILED)
@@ -344,6 +345,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             committed=_closing(request)
             or [convert.step_from(gateway_pb2.Commit.FromString(step).step) for step in stored.steps],
             told=True,
+            origin=stored.origin,
         )
 
     def _charging(self, caller: Caller, send: Send) -> Send:
@@ -365,7 +367,6 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
 
     async def _run(self, session: Session, task: Task, listener: _Listener) -> None:
         """Works on a session; one without an answer names what is kept, for people and for programs."""
-        logs.bind_session(session.id)
         try:
             await self._reasoning.run(session, task, self._charging(listener.caller, listener.send))
         except asyncio.CancelledError:
@@ -424,6 +425,7 @@ def _closing(request: gateway_pb2.ReasonRequest) -> list[Step]:
 
 
 def _check_session(session_id: str, caller: Caller) -> None:
+    """Returns when the caller may ask for a session of that id, which the log then names."""
     if not session_id or len(session_id) > MAX_SESSION_ID:
         raise InvalidRequestError.of("session_id", f"must have 1 to {MAX_SESSION_ID} characters")
     # The store makes keys of them.
@@ -432,6 +434,7 @@ def _check_session(session_id: str, caller: Caller) -> None:
     if not caller.owns(session_id):
         # As if it were not there: whether it is, is nobody else's business.
         raise NotFoundError(f"there is no session {session_id}, or not any more")
+    logs.bind_session(session_id)
 
 
 async def _write(context: Context, response: Any) -> None:

@@ -29,15 +29,20 @@ class CollectorExporter(SpanExporter):
 
     Args:
         endpoint: `http://HOST:PORT`, or `https://` for TLS.
+
+    Attributes:
+        taken: spans that do not wait any more.
     """
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._otlp = OTLPSpanExporter(endpoint, timeout=_SEND_SECONDS)
         self._away = False
+        self.taken = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """See SpanExporter."""
+        self.taken += len(spans)
         try:
             result = self._otlp.export(spans)
         except Exception as error:  # noqa: BLE001 - traces are no reason for anything to fail
@@ -58,6 +63,29 @@ class CollectorExporter(SpanExporter):
         self._otlp.shutdown()
 
 
+class CollectorProcessor(BatchSpanProcessor):
+    """Has spans wait for the exporter, and counts those that a full queue drops."""
+
+    def __init__(self, exporter: CollectorExporter) -> None:
+        super().__init__(exporter, QUEUE, _EVERY_MS, BATCH)
+        self._exporter = exporter
+        self._put = 0
+
+    @property
+    def waiting(self) -> int:
+        """Spans that are still to be sent."""
+        return self._put - self._exporter.taken
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """See SpanProcessor."""
+        super().on_end(span)
+        if self.waiting < QUEUE:
+            self._put += 1
+        else:
+            # This one has taken the place of the oldest.
+            SPANS.labels("lost").inc()
+
+
 @asynccontextmanager
 async def collected(endpoint: str, service: str, share: float) -> AsyncIterator[None]:
     """Traces go to the collector for the block; at its end it is given FLUSH_SECONDS for the last ones."""
@@ -66,7 +94,10 @@ async def collected(endpoint: str, service: str, share: float) -> AsyncIterator[
     logger.propagate = False
     logger.addHandler(logging.NullHandler())
     exporter = CollectorExporter(endpoint)
-    processor = BatchSpanProcessor(exporter, QUEUE, _EVERY_MS, BATCH)
+    processor = CollectorProcessor(exporter)
+    for fate in ("sent", "lost"):
+        # There from the start: Prometheus sees no rise to the first value that it sees.
+        SPANS.labels(fate)
     try:
         with tracing.traced(service, processor, share):
             yield
@@ -76,5 +107,5 @@ async def collected(endpoint: str, service: str, share: float) -> AsyncIterator[
         flushing.start()
         await asyncio.to_thread(flushing.join, FLUSH_SECONDS)
         if flushing.is_alive():
-            log.warning("traces lost", reason=f"not sent within {FLUSH_SECONDS:g} s")
+            log.warning("traces lost", spans=processor.waiting, reason=f"not sent within {FLUSH_SECONDS:g} s")
             exporter.shutdown()

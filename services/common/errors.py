@@ -7,6 +7,7 @@ ServiceError
 ├── DivergedError         the session is not the one that the caller knows
 ├── OverloadedError       a bound is reached; try again later
 ├── UnavailableError      a part that is needed is down
+│   └── HandedOverError   it is not this gateway's session any more: another one goes on with it
 ├── LateError             the deadline passed
 ├── UnauthenticatedError  the caller has not shown who it is
 ├── ForbiddenError        the caller's certificate is not one that may call
@@ -64,6 +65,10 @@ class UnavailableError(ServiceError):
     """A part of the cluster cannot be reached or is shutting down."""
 
 
+class HandedOverError(UnavailableError):
+    """Another gateway has the session, or may have it from now on."""
+
+
 class LateError(ServiceError):
     """The deadline passed before the work was done."""
 
@@ -94,6 +99,7 @@ STATUSES: dict[type[ServiceError], Status] = {
     SessionCancelledError: Status(grpc.StatusCode.CANCELLED, HTTPStatus.GONE),
     DivergedError: Status(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT),
     OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
+    HandedOverError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
     UnavailableError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
     LateError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT),
     UnauthenticatedError: Status(grpc.StatusCode.UNAUTHENTICATED, HTTPStatus.UNAUTHORIZED),
@@ -102,6 +108,7 @@ STATUSES: dict[type[ServiceError], Status] = {
 }
 
 _ERRORS = {
+    # Of several errors with one status the last.
     **{status.grpc: error for error, status in STATUSES.items()},
     # Nobody here cancelled it: the other side went away.
     grpc.StatusCode.CANCELLED: UnavailableError,

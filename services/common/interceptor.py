@@ -242,6 +242,8 @@ class _Call:
         metrics.CALL_SECONDS.labels(self._method).observe(time.perf_counter() - self._started)
         code, message = self._judge(error)
         metrics.CALLS.labels(self._method, code.name).inc()
+        if _is_ours(self._path):
+            log.debug("call ended", method=self._method, status=code.name)
         if self._span:
             self._span.set({"rpc.response.status_code": code.name})
             self._span.close(error)

@@ -6,7 +6,7 @@ closed. Where traces are off, a hook costs one look at a variable, and opentelem
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import grpc
 
 from services.common.errors import ServiceError, SessionCancelledError, status_of
+from services.common.metadata import Metadata
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.trace import Span as OtelSpan
     from opentelemetry.trace import Tracer
 
 Attributes = Mapping[str, str | bool | int | float | Sequence[str]]
 Kind = Literal["INTERNAL", "SERVER", "CLIENT"]
-Metadata = Iterable[tuple[str, str | bytes]]
 
 CANCELLED = "dreamr.cancelled"
 """Attribute of spans whose work was stopped: that is no error, and mostly what was wanted."""
@@ -50,7 +51,7 @@ class Span:
 
     def __enter__(self) -> Self:
         if self._span is not None:
-            self._before = _CURRENT.get()
+            self._before = current()
             _CURRENT.set(self)
         return self
 
@@ -71,6 +72,13 @@ class Span:
         TraceContextTextMapPropagator().inject(carrier, set_span_in_context(self._span))
         return tuple(carrier.items())
 
+    @property
+    def origin(self) -> str:
+        """Its `traceparent`, to go on with elsewhere; empty where its trace is not kept."""
+        if self._span is None or not self._span.is_recording():
+            return ""
+        return dict(self.metadata or ())["traceparent"]
+
     def set(self, attributes: Attributes) -> None:
         """Adds attributes, or changes them."""
         if self._span is not None:
@@ -86,8 +94,10 @@ class Span:
         if self._span is None:
             return
         ended, self._span = self._span, None
-        # Not by a token: a generator that is closed elsewhere would find it to be of another context.
-        _CURRENT.set(self._before)
+        # Not by a token, which knows one context alone. A generator may be closed in another one, and in its
+        # own while what it has begun within is over, or another one has begun behind it.
+        if _CURRENT.get() is self:
+            _CURRENT.set(self._before)
         if isinstance(error, asyncio.CancelledError | GeneratorExit | SessionCancelledError):
             ended.set_attribute(CANCELLED, True)
         elif error is not None:
@@ -126,41 +136,60 @@ def on() -> bool:
 
 
 def span(
-    name: str, attributes: Attributes | None = None, kind: Kind = "INTERNAL", *, begins: bool = False
+    name: str,
+    attributes: Attributes | None = None,
+    kind: Kind = "INTERNAL",
+    *,
+    begins: bool = False,
+    origin: str = "",
 ) -> Span:
     """A child of the span that the caller is in.
 
     Args:
         begins: a trace of its own, where the caller is in none; else there is no span then, as for probes.
+        origin: `Span.origin` of what this goes on with: it is a part of that trace, with a link to the span
+            that the caller is in.
     """
     if _Switch.tracer is None:
         return NONE
     from opentelemetry.context import Context
-    from opentelemetry.trace import SpanKind, set_span_in_context
+    from opentelemetry.trace import Link, SpanKind, set_span_in_context
 
     parent = current()._span
-    if parent is None and not begins:
+    if parent is None and not (begins or origin):
         return NONE
     within = Context() if parent is None else set_span_in_context(parent)
-    return Span(_Switch.tracer.start_span(name, within, SpanKind[kind], attributes))
+    links = list[Link]()
+    if origin:
+        within = _extracted({"traceparent": origin})
+        links += [Link(parent.get_span_context())] if parent else []
+    return Span(_Switch.tracer.start_span(name, within, SpanKind[kind], attributes, links))
 
 
 def server_span(name: str, metadata: Metadata | None, attributes: Attributes | None = None) -> Span:
     """The span of a call that came in, within the trace that its caller's metadata names."""
     if _Switch.tracer is None:
         return NONE
-    from opentelemetry.context import Context
     from opentelemetry.trace import SpanKind
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier = {key: value for key, value in metadata or () if key in _HEADERS and isinstance(value, str)}
-    parent = TraceContextTextMapPropagator().extract(carrier, Context())
-    return Span(_Switch.tracer.start_span(name, parent, SpanKind.SERVER, attributes))
+    return Span(_Switch.tracer.start_span(name, _extracted(carrier), SpanKind.SERVER, attributes))
+
+
+def _extracted(carrier: Mapping[str, str]) -> "Context":
+    """Within the span that the headers name, and none of this process."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    return TraceContextTextMapPropagator().extract(carrier, Context())
 
 
 def current() -> Span:
-    """The span that the caller is in."""
-    return _CURRENT.get() or NONE
+    """The span that the caller is in: of those begun here, the last that has not ended."""
+    found = _CURRENT.get()
+    while found is not None and found._span is None:
+        found = found._before
+    return found or NONE
 
 
 def add_ids(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
@@ -176,6 +205,7 @@ def traced(service: str, processor: "SpanProcessor", share: float = 1.0) -> Iter
         service: its name in traces, as in logs.
         share: of the traces that begin here, those that are kept; others are as their callers say.
     """
+    import os
     import socket
 
     from opentelemetry.sdk.resources import Resource
@@ -184,7 +214,9 @@ def traced(service: str, processor: "SpanProcessor", share: float = 1.0) -> Iter
 
     provider = TracerProvider(
         sampler=ParentBased(TraceIdRatioBased(share)),
-        resource=Resource.create({"service.name": service, "service.instance.id": socket.gethostname()}),
+        resource=Resource.create(
+            {"service.name": service, "service.instance.id": f"{socket.gethostname()}:{os.getpid()}"}
+        ),
         shutdown_on_exit=False,
     )
     provider.add_span_processor(processor)

@@ -1,11 +1,11 @@
 """What a session needs of the call that asks for it, through whichever front."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-Metadata = Iterable[tuple[str, str | bytes]]
+from services.common.metadata import Metadata
 
 
 class Call(Protocol):

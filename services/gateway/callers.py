@@ -12,8 +12,8 @@ import grpc
 
 from dreamr.keys import KeyFile, Limits, digest_of
 from services.common.errors import UnauthenticatedError
+from services.common.metadata import Metadata
 from services.common.reread import Reread
-from services.gateway.call import Metadata
 
 
 @dataclass(frozen=True)

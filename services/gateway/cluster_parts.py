@@ -21,8 +21,9 @@ from dreamr.v1 import (
     verifier_pb2,
     verifier_pb2_grpc,
 )
-from services.common.errors import LateError, OverloadedError, ServiceError, UnavailableError, from_rpc
+from services.common.errors import OverloadedError, ServiceError, UnavailableError, from_rpc
 from services.gateway import convert
+from services.gateway.deadline import left
 from services.gateway.hedge import Attempt, Hedge, hedged
 from services.gateway.messages import (
     Author,
@@ -223,12 +224,6 @@ class ClusterParts:
             steps=[*context.steps, *steps],
         )
 
-    def _seconds(self) -> float:
-        left = self._deadline - asyncio.get_running_loop().time()
-        if left <= 0:
-            raise LateError("the session's deadline has passed")
-        return left
-
     async def _call(
         self,
         part: str,
@@ -243,7 +238,7 @@ class ClusterParts:
             try:
                 replica = replicas.choose(self._context.session_id, 0, tried)
                 with replica.call() as stub, replica.span() as span:
-                    timeout = min(most, self._seconds())
+                    timeout = min(most, left(self._deadline))
                     return await method(stub)(request, timeout=timeout, metadata=span.metadata)
             except (grpc.aio.AioRpcError, UnavailableError) as error:
                 await self._wait_or_raise(_failure(error, part), patience)
@@ -265,7 +260,7 @@ class ClusterParts:
 
         async def responses_of(replica: Replica[Stub]) -> AsyncGenerator[Any, None]:
             with replica.call() as stub, replica.span() as span:
-                call = method(stub)(request, timeout=self._seconds(), metadata=span.metadata)
+                call = method(stub)(request, timeout=left(self._deadline), metadata=span.metadata)
                 try:
                     async for response in call:
                         replica.answered()
@@ -299,7 +294,7 @@ class ClusterParts:
 
     async def _wait_or_raise(self, failure: Exception, patience: _Patience) -> None:
         seconds = patience.seconds(failure)
-        if seconds is None or seconds >= self._seconds():
+        if seconds is None or seconds >= left(self._deadline):
             raise failure
         await asyncio.sleep(seconds)
 

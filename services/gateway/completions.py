@@ -1,15 +1,15 @@
 """One model by itself, by the same rules as sessions: keys, places, tokens, deadlines."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
 
 from dreamr.v1 import completion_pb2, completion_pb2_grpc
-from services.common.errors import LateError, UnavailableError, from_rpc
+from services.common.errors import UnavailableError, from_rpc
 from services.gateway.callers import Caller
 from services.gateway.cluster_parts import Cluster
+from services.gateway.deadline import left
 from services.gateway.entrance import Entrance
 from services.gateway.images import check_images
 from services.gateway.replicas import Replicas
@@ -40,7 +40,7 @@ class Completions:
         """
         entrance = self._entrance
         entrance.budgets.check(caller)
-        async with entrance.admission.place(caller, _left(deadline)):
+        async with entrance.admission.place(caller, left(deadline)):
             parts = (part for message in request.messages for part in message.parts)
             await check_images([part.image.data for part in parts if part.HasField("image")], self._settings)
             replicas: Replicas[Any] = self._cluster.draft if part == "draft" else self._cluster.target
@@ -50,7 +50,7 @@ class Completions:
                 try:
                     with replica.call(), replica.span() as span:
                         stub = completion_pb2_grpc.CompletionServiceStub(replica.channel)
-                        call = stub.Complete(request, timeout=_left(deadline), metadata=span.metadata)
+                        call = stub.Complete(request, timeout=left(deadline), metadata=span.metadata)
                         try:
                             async for response in call:
                                 told = True
@@ -67,10 +67,3 @@ class Completions:
                         raise found from error
                     failure = found
             raise failure
-
-
-def _left(deadline: float) -> float:
-    left = deadline - asyncio.get_running_loop().time()
-    if left <= 0:
-        raise LateError("the deadline has passed")
-    return left

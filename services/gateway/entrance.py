@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from services.common import logs
+from services.common.metadata import Metadata
 from services.gateway.admission import Admission
 from services.gateway.budgets import Budgets
-from services.gateway.call import Metadata
 from services.gateway.callers import Caller, Callers
 from services.gateway.settings import GatewaySettings
 from services.gateway.shares import Shares

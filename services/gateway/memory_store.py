@@ -37,13 +37,19 @@ class MemoryStore:
         images: Sequence[bytes],
         lease_seconds: float,
         owner: str,
+        origin: str = "",
     ) -> int:
         """See Store."""
         if session := self._sessions.get(session_id):
             again = session.status is Status.RUNNING and self._owners[session_id] == owner
             return session.fence if again else 0
         self._sessions[session_id] = StoredSession(
-            request, Status.RUNNING, 1, image_names=tuple(content_names(images)), images=tuple(images)
+            request,
+            Status.RUNNING,
+            1,
+            image_names=tuple(content_names(images)),
+            images=tuple(images),
+            origin=origin,
         )
         self._owners[session_id] = owner
         self._lease(session_id, lease_seconds)

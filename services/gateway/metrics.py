@@ -1,12 +1,27 @@
 """What the gateway tells Prometheus about its sessions."""
 
+from enum import StrEnum
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from dreamr.v1 import common_pb2, gateway_pb2
 from services.common.metrics import SECONDS
+from services.gateway.policy import POLICIES
 from services.gateway.totals import Totals
 
-SESSIONS = Counter("dreamr_sessions_total", "Sessions that ended, by policy and status", ["policy", "status"])
+
+class Fate(StrEnum):
+    """How a gateway leaves a session."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    HANDED_OVER = "handed_over"
+
+
+SESSIONS = Counter(
+    "dreamr_sessions_total", "Sessions that this gateway left, by policy and status", ["policy", "status"]
+)
 ACTIVE = Gauge("dreamr_active_sessions", "Sessions that run")
 WAITING = Gauge("dreamr_waiting_sessions", "Sessions that wait for a place")
 CALLER_TOKENS = Counter(
@@ -60,6 +75,15 @@ EJECTIONS = Counter(
 )
 HEDGES = Counter("dreamr_hedges_total", "Drafts begun a second time, by the call that was faster", ["faster"])
 
+# What is rare is there from the start: Prometheus sees no rise to the first value that it sees.
+for _part in ("draft", "target", "verifier"):
+    EJECTIONS.labels(_part)
+for _faster in ("first", "second"):
+    HEDGES.labels(_faster)
+for _policy in POLICIES:
+    for _fate in Fate:
+        SESSIONS.labels(_policy, _fate)
+
 
 # Positions from which on several are counted together: a label has few values.
 _RANGES = ((8, "8-15"), (16, "16-31"), (32, "32-63"), (64, "64-"))
@@ -85,17 +109,15 @@ def count_commit(policy: str, commit: gateway_pb2.Commit) -> None:
     ).inc()
 
 
-def count_end(policy: str, status: str, totals: Totals, seconds: float | None) -> None:
-    """Counts how a session ended and what it cost; `seconds` is None unless it finished."""
-    SESSIONS.labels(policy, status).inc()
+def count_end(policy: str, fate: Fate, totals: Totals, seconds: float | None) -> None:
+    """Counts how a session was left and what it cost; `seconds` is None unless it finished."""
+    SESSIONS.labels(policy, fate).inc()
     if seconds is not None:
         SESSION_SECONDS.labels(policy).observe(seconds)
-    for part, account in (
-        ("draft", totals.draft),
-        ("target", totals.target),
-        ("verifier", totals.verifier),
-    ):
-        CANCELLED_CALLS.labels(part).inc(account.cancelled_calls)
-        TOKENS.labels(part, "committed").inc(account.committed_tokens)
-        TOKENS.labels(part, "wasted").inc(account.wasted_tokens)
-        CANCELLED_TOKENS.labels(part).inc(account.cancelled_tokens)
+    for model, account in (("draft", totals.draft), ("target", totals.target)):
+        CANCELLED_CALLS.labels(model).inc(account.cancelled_calls)
+        TOKENS.labels(model, "committed").inc(account.committed_tokens)
+        TOKENS.labels(model, "wasted").inc(account.wasted_tokens)
+        CANCELLED_TOKENS.labels(model).inc(account.cancelled_tokens)
+    # It writes nothing itself.
+    CANCELLED_CALLS.labels("verifier").inc(totals.verifier.cancelled_calls)

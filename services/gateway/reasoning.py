@@ -9,6 +9,7 @@ import structlog
 from dreamr.v1 import common_pb2, gateway_pb2
 from services.common import tracing
 from services.common.errors import (
+    HandedOverError,
     InvalidRequestError,
     LateError,
     ServiceError,
@@ -21,6 +22,7 @@ from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
 from services.gateway.governor import Governor
 from services.gateway.messages import Event, Start, Step
+from services.gateway.metrics import Fate
 from services.gateway.outbox import Note, Outbox
 from services.gateway.plan import Plan
 from services.gateway.recorder import Recorder
@@ -48,6 +50,7 @@ class Task:
         deadline: the event loop's time.
         committed: steps of a session that goes on.
         told: the client has heard that it was started.
+        origin: of the trace that a session goes on with.
     """
 
     plan: Plan
@@ -55,6 +58,7 @@ class Task:
     deadline: float
     committed: Sequence[Step] = ()
     told: bool = False
+    origin: str = ""
 
 
 class Reasoning:
@@ -118,7 +122,7 @@ class Reasoning:
         )
         shown = {"session.id": session.id, "dreamr.policy": task.plan.policy.name}
         with (
-            tracing.span("session", shown, begins=True) as span,
+            tracing.span("session", shown, begins=True, origin=task.origin) as span,
             self._timelines.session(session.id, task.context.question) as note,
         ):
             self._sessions.add(session)
@@ -151,7 +155,7 @@ class Reasoning:
                 if response.HasField("commit"):
                     metrics.count_commit(plan.policy.name, response.commit)
                     if self._draining and session.durable:
-                        driver.abort(UnavailableError("this gateway is shutting down; resume at another one"))
+                        driver.abort(HandedOverError("this gateway is shutting down; resume at another one"))
                 elif response.HasField("finished"):
                     finished = response.finished
 
@@ -189,7 +193,8 @@ class Reasoning:
                 durable=session.durable,
                 speculation=convert.SPECULATIONS[speculation],
             )
-            status, failure = Status.CANCELLED, None
+            # Its client has left, unless it turns out otherwise.
+            fate, failure = Fate.CANCELLED, None
             try:
                 # Sending counts as well: a client that does not read must not keep its place for ever.
                 async with (
@@ -201,36 +206,47 @@ class Reasoning:
                     await outbox.begin(started, told=task.told)
                     try:
                         await driver.run()
-                        status = Status.FINISHED
+                        fate = Fate.FINISHED
                     except ServiceError as error:
                         # What was committed before still goes out.
-                        status, failure = Status.FAILED, error
+                        failure = error
                     await outbox.close()
                     # The session is held until its client has it all, however slowly it reads.
                     await draining
                     keeping.cancel()
-                if session.lost:
-                    status, failure = Status.FAILED, session.lost
+                failure = session.lost or failure
             except TimeoutError:
-                status, failure = Status.FAILED, LateError("the client did not read within the deadline")
+                failure = LateError("the client did not read within the deadline")
+            except Exception:
+                fate = Fate.FAILED
+                raise
             finally:
-                if self._drivers.get(session.id) is driver:
-                    del self._drivers[session.id]
-                metrics.count_end(
-                    plan.policy.name, status, driver.totals, finished.seconds if finished else None
-                )
-                log.info(
-                    "session left",
-                    status=status,
-                    policy=plan.policy.name,
-                    steps=session.committed,
-                    why=str(failure),
-                )
-                # The client may be gone and this task cancelled: the store is told all the same.
-                await asyncio.shield(self._leave(session, status, failure, finished))
+                await self._end(session, driver, plan.policy.name, fate, failure, finished)
             if failure:
                 raise failure
         return finished
+
+    async def _end(
+        self,
+        session: Session,
+        driver: Driver,
+        policy: str,
+        fate: Fate,
+        failure: ServiceError | None,
+        finished: gateway_pb2.Finished | None,
+    ) -> None:
+        """Books how a session is left, and has its store know."""
+        if self._drivers.get(session.id) is driver:
+            del self._drivers[session.id]
+        if failure:
+            fate = _fate(failure)
+        if fate is not Fate.FINISHED:
+            finished = None
+        metrics.count_end(policy, fate, driver.totals, finished.seconds if finished else None)
+        why = {"why": str(failure)} if failure else {}
+        log.info("session left", status=fate, policy=policy, steps=session.committed, **why)
+        # The client may be gone and this task cancelled: the store is told all the same.
+        await asyncio.shield(self._leave(session, failure, finished))
 
     async def close(self) -> None:
         """Gives up on what could not be stored."""
@@ -242,17 +258,18 @@ class Reasoning:
     async def _leave(
         self,
         session: Session,
-        status: Status,
         failure: ServiceError | None,
         finished: gateway_pb2.Finished | None,
     ) -> None:
         """What the target refused has ended; what only could not go on here may be resumed."""
         if isinstance(failure, InvalidRequestError):
-            status, finished = Status.FAILED, None
+            status = Status.FAILED
         elif isinstance(failure, SessionCancelledError):
             # Mostly the store knows already.
-            status, finished = Status.CANCELLED, None
-        elif not (finished and status is Status.FINISHED):
+            status = Status.CANCELLED
+        elif finished:
+            status = Status.FINISHED
+        else:
             await session.release()
             return
         if not await session.end(status, finished) and len(self._late) < _MOST_LATE:
@@ -260,3 +277,10 @@ class Reasoning:
             task = asyncio.create_task(session.end(status, finished, patience=_LATE_SECONDS))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
+
+
+def _fate(failure: ServiceError) -> Fate:
+    """How a session was left that has no answer from this gateway."""
+    if isinstance(failure, SessionCancelledError):
+        return Fate.CANCELLED
+    return Fate.HANDED_OVER if isinstance(failure, HandedOverError) else Fate.FAILED

@@ -1,9 +1,9 @@
 """What Redis does for sessions, each as one script: all of it happens, or nothing.
 
 Keys, all of one session under one `{id}` hash tag so that they share a cluster's slot: `dreamr:{id}:session`
-(hash: request, status, fence, owner, take-overs, leased until, outcome, and the images' content hashes in
-order), `dreamr:{id}:steps` (list) and `dreamr:{id}:images` (hash: content hash to bytes). They expire
-together.
+(hash: request, status, fence, owner, take-overs, leased until, outcome, origin, and the images' content
+hashes in order), `dreamr:{id}:steps` (list) and `dreamr:{id}:images` (hash: content hash to bytes). They
+expire together.
 
 `dreamr:background` (sorted set: session id by the time to look at it, in ms) is in another slot, and so never
 changes together with a session. It is a list of hints, which heals: who holds a session puts it there again
@@ -42,10 +42,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# KEYS: session, images. ARGV: request, images' hashes in order, lease in ms, seconds to live, owner, then
-# hash and content of each image. Its owner may not have heard of it the first time. The first fence is the
-# time in microseconds: where a store has lost everything and a session is stored anew, it must be above all
-# that the session ever had.
+# KEYS: session, images. ARGV: request, images' hashes in order, lease in ms, seconds to live, owner, origin,
+# then hash and content of each image. Its owner may not have heard of it the first time. The first fence is
+# the time in microseconds: where a store has lost everything and a session is stored anew, it must be above
+# all that the session ever had.
 CREATE = (
     _NOW
     + """
@@ -54,9 +54,9 @@ if found[1] == 'running' and found[3] == ARGV[5] then return tonumber(found[2]) 
 if found[1] then return 0 end
 local fence = time[1] * 1000000 + time[2]
 redis.call('HSET', KEYS[1], 'request', ARGV[1], 'status', 'running', 'fence', fence, 'images', ARGV[2],
-    'leased', now + ARGV[3], 'owner', ARGV[5])
+    'leased', now + ARGV[3], 'owner', ARGV[5], 'origin', ARGV[6])
 redis.call('EXPIRE', KEYS[1], ARGV[4])
-for at = 6, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end
+for at = 7, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1]) end
 redis.call('EXPIRE', KEYS[2], ARGV[4])
 return fence
 """
@@ -106,11 +106,11 @@ LOAD = (
     _NOW
     + """
 local found = redis.call('HMGET', KEYS[1], 'request', 'status', 'fence', 'leased', 'images', 'outcome',
-    'takeovers')
+    'takeovers', 'origin')
 if not found[1] then return '' end
 local steps = redis.call('LRANGE', KEYS[2], ARGV[1], -1)
 local parts = {found[1], found[2], found[3], tonumber(found[4]) > now and '1' or '0', found[7] or '0',
-    found[5], found[6] or '', tostring(#steps)}
+    found[5], found[6] or '', found[8] or '', tostring(#steps)}
 for _, step in ipairs(steps) do table.insert(parts, step) end
 if ARGV[2] == '1' then
     for _, part in ipairs(redis.call('HGETALL', KEYS[3])) do table.insert(parts, part) end

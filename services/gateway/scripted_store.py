@@ -53,13 +53,14 @@ class ScriptedStore(ABC):
         images: Sequence[bytes],
         lease_seconds: float,
         owner: str,
+        origin: str = "",
     ) -> int:
         """See Store."""
         session, _, kept = _keys(session_id)
         names = content_names(images)
         contents = [part for pair in dict(zip(names, images, strict=True)).items() for part in pair]
         lease = _milliseconds(lease_seconds)
-        arguments = [request, " ".join(names), lease, self._ttl_seconds, owner, *contents]
+        arguments = [request, " ".join(names), lease, self._ttl_seconds, owner, origin, *contents]
         return int(await self.run(scripts.CREATE, [session, kept], arguments))
 
     async def renew(self, session_id: str, fence: int, lease_seconds: float) -> Hold:
@@ -93,7 +94,7 @@ class ScriptedStore(ABC):
         assert isinstance(packed, bytes)
         if not packed:
             return None
-        request, status, fence, held, takeovers, names, outcome, count, *rest = _unpacked(packed)
+        request, status, fence, held, takeovers, names, outcome, origin, count, *rest = _unpacked(packed)
         kept = rest[int(count) :]
         images = dict(zip(kept[::2], kept[1::2], strict=True))
         running = status == Status.RUNNING.encode()
@@ -111,6 +112,7 @@ class ScriptedStore(ABC):
             image_names=tuple(names.decode().split()),
             images=tuple(images[name] for name in names.split()) if with_images and running else (),
             outcome=outcome,
+            origin=origin.decode(),
         )
 
     async def register(self, session_id: str, seconds: float) -> None:

@@ -29,6 +29,7 @@ from services.gateway.adoption import Adoption
 from services.gateway.call import Call as Context
 from services.gateway.callers import Caller, Callers
 from services.gateway.cluster_parts import Cluster
+from services.gateway.deadline import left
 from services.gateway.entrance import Entrance
 from services.gateway.images import check_images
 from services.gateway.messages import Step
@@ -152,6 +153,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             raise InvalidRequestError.of("request_id", f"has more than {MAX_REQUEST_ID} characters")
         images = [image.data for image in request.images]
         session_id = Session.id_of(request.request_id, caller.tag)
+        logs.bind_session(session_id)
         stored = gateway_pb2.ReasonRequest(
             question=request.question,
             options=plan.options(),
@@ -162,7 +164,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         listener = _Listener(
             session_id, caller, lambda response: _write(context, response), context, deadline
         )
-        async with self._admission.place(caller, _left(deadline)):
+        async with self._admission.place(caller, left(deadline)):
             # While it waited this may have changed.
             self._reasoning.check_open()
             await check_images(images, self._settings)
@@ -272,7 +274,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                         raise NotFoundError(f"session {session_id} has no step {missing}, or not any more")
                 elif await self._go_on(listener):
                     return
-            if _left(listener.deadline) <= _FOLLOW_SECONDS:
+            if left(listener.deadline) <= _FOLLOW_SECONDS:
                 raise LateError("the session was not finished within the deadline")
             await asyncio.sleep(_FOLLOW_SECONDS)
 
@@ -287,7 +289,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
     async def _go_on(self, listener: _Listener) -> bool:
         """Takes a session over and works on it; false when another gateway was faster."""
         self._reasoning.check_open()
-        async with self._admission.place(listener.caller, _left(listener.deadline)):
+        async with self._admission.place(listener.caller, left(listener.deadline)):
             self._reasoning.check_open()
             async with _store_errors():
                 taken = await Session.take_over(
@@ -308,12 +310,12 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
 
     async def _adopt(self, session_id: str) -> None:
         """Takes up a session in the background, if nobody holds it, and works on it; nobody is told."""
+        logs.bind_session(session_id)
         async with _store_errors():
             taken = await Session.take_over(self._store, session_id, self._settings.lease_seconds)
         if taken is None:
             return
         session, stored = taken
-        logs.bind_session(session.id)
         if stored.takeovers >= self._settings.max_adoptions:
             log.error("session given up", takeovers=stored.takeovers)
             await session.end(Status.FAILED)
@@ -343,6 +345,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             committed=_closing(request)
             or [convert.step_from(gateway_pb2.Commit.FromString(step).step) for step in stored.steps],
             told=True,
+            origin=stored.origin,
         )
 
     def _charging(self, caller: Caller, send: Send) -> Send:
@@ -364,7 +367,6 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
 
     async def _run(self, session: Session, task: Task, listener: _Listener) -> None:
         """Works on a session; one without an answer names what is kept, for people and for programs."""
-        logs.bind_session(session.id)
         try:
             await self._reasoning.run(session, task, self._charging(listener.caller, listener.send))
         except asyncio.CancelledError:
@@ -403,8 +405,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         return stored
 
     def _deadline(self, context: Context) -> float:
-        left = seconds_left(context, self._settings.max_call_seconds)
-        return asyncio.get_running_loop().time() + left
+        seconds = seconds_left(context, self._settings.max_call_seconds)
+        return asyncio.get_running_loop().time() + seconds
 
 
 def _context(session_id: str, request: gateway_pb2.ReasonRequest) -> common_pb2.Context:
@@ -423,6 +425,7 @@ def _closing(request: gateway_pb2.ReasonRequest) -> list[Step]:
 
 
 def _check_session(session_id: str, caller: Caller) -> None:
+    """Returns when the caller may ask for a session of that id, which the log then names."""
     if not session_id or len(session_id) > MAX_SESSION_ID:
         raise InvalidRequestError.of("session_id", f"must have 1 to {MAX_SESSION_ID} characters")
     # The store makes keys of them.
@@ -431,6 +434,7 @@ def _check_session(session_id: str, caller: Caller) -> None:
     if not caller.owns(session_id):
         # As if it were not there: whether it is, is nobody else's business.
         raise NotFoundError(f"there is no session {session_id}, or not any more")
+    logs.bind_session(session_id)
 
 
 async def _write(context: Context, response: Any) -> None:
@@ -468,7 +472,3 @@ async def _store_errors() -> AsyncIterator[None]:
     except StoreError as error:
         metrics.STORE_FAILURES.inc()
         raise UnavailableError(f"sessions: {error}") from error
-
-
-def _left(deadline: float) -> float:
-    return max(0.001, deadline - asyncio.get_running_loop().time())

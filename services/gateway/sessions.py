@@ -8,7 +8,8 @@ from contextlib import suppress
 import structlog
 
 from dreamr.v1 import gateway_pb2
-from services.common.errors import ServiceError, SessionCancelledError, UnavailableError
+from services.common import tracing
+from services.common.errors import HandedOverError, ServiceError, SessionCancelledError
 from services.gateway import metrics
 from services.gateway.store import Appended, Hold, Status, Store, StoredSession, StoreError
 
@@ -47,6 +48,7 @@ class Session:
         self._lease_seconds = lease_seconds
         self._request = request
         self._images: Sequence[bytes] = ()
+        self._origin = ""
         self._fence = 0
         # Another one each time that a gateway has to do with the session.
         self._owner = uuid.uuid4().hex
@@ -83,9 +85,12 @@ class Session:
         """
         session = cls(store, session_id, lease_seconds, request)
         session._images = images
+        session._origin = tracing.current().origin
         await session._register()
         try:
-            session._fence = await store.create(session_id, request, images, lease_seconds, session._owner)
+            session._fence = await store.create(
+                session_id, request, images, lease_seconds, session._owner, session._origin
+            )
         except StoreError as error:
             session._note_away(str(error))
         else:
@@ -116,7 +121,7 @@ class Session:
         if stored is None:
             return None
         session = cls(store, session_id, lease_seconds, stored.request)
-        session._images = stored.images
+        session._images, session._origin = stored.images, stored.origin
         session._fence, session._owner = fence, owner
         session._takeovers = stored.takeovers
         session._steps = list(stored.steps)
@@ -220,11 +225,11 @@ class Session:
     async def _create(self) -> None:
         """Stores it for the first time, or anew where the store has forgotten everything."""
         self._fence = await self._store.create(
-            self.id, self._request, self._images, self._lease_seconds, self._owner
+            self.id, self._request, self._images, self._lease_seconds, self._owner, self._origin
         )
         self.stored = 0
         if not self._fence:
-            self._lose(UnavailableError("another gateway has begun this session meanwhile"))
+            self._lose(HandedOverError("another gateway has begun this session meanwhile"))
 
     async def _rewound(self) -> bool:
         """Whether the store has only forgotten the last steps, as when a replica stands in for its master."""
@@ -256,13 +261,13 @@ class Session:
             # A store that came back empty; nobody can have taken over what is not there.
             self._fence = 0
         elif hold is not Hold.OURS:
-            self._lose(UnavailableError(f"the session is held by another gateway ({hold})"))
+            self._lose(HandedOverError(f"the session is held by another gateway ({hold})"))
 
     def _check_appended(self, appended: Appended) -> None:
         if appended is Appended.ENDED:
             self._lose(SessionCancelledError("the session was cancelled"))
         elif appended not in (Appended.DONE, Appended.REPEATED):
-            self._lose(UnavailableError(f"the session is held by another gateway ({appended})"))
+            self._lose(HandedOverError(f"the session is held by another gateway ({appended})"))
 
     def _lose(self, why: ServiceError) -> None:
         log.warning("session lost", reason=str(why))

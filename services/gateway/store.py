@@ -61,6 +61,7 @@ class StoredSession:
         first: index of the first of `steps`.
         steps: serialised `dreamr.v1.Commit` messages, in order.
         outcome: a serialised `dreamr.v1.Finished` once finished, otherwise empty.
+        origin: the span in which it began (`tracing.Span.origin`), for whoever goes on with it.
     """
 
     request: bytes
@@ -73,6 +74,7 @@ class StoredSession:
     image_names: tuple[str, ...] = ()
     images: tuple[bytes, ...] = ()
     outcome: bytes = b""
+    origin: str = ""
 
 
 def content_names(images: Sequence[bytes]) -> list[str]:
@@ -93,12 +95,14 @@ class Store(Protocol):
         images: Sequence[bytes],
         lease_seconds: float,
         owner: str,
+        origin: str = "",
     ) -> int:
         """Stores a new session and returns its first fence; 0 when there is one of that id already.
 
         Args:
             owner: a name that nobody else has. To it a repeat says the same as the first time, of which it
                 may not have heard.
+            origin: see StoredSession.
         """
         ...
 

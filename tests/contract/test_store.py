@@ -88,12 +88,12 @@ async def store(make: Make) -> AsyncIterator[Store]:
 
 
 async def test_steps_are_appended_in_order(store: Store) -> None:
-    fence = await store.create("s", b"request", [b"A", b"B", b"A"], LEASE, OWNER)
+    fence = await store.create("s", b"request", [b"A", b"B", b"A"], LEASE, OWNER, "origin")
     assert await store.append("s", fence, 0, b"a") is Appended.DONE
     assert await store.append("s", fence, 1, b"b") is Appended.DONE
     stored = await store.load("s")
     assert stored is not None
-    assert stored.request == b"request"
+    assert (stored.request, stored.origin) == (b"request", "origin")
     assert stored.steps == (b"a", b"b")
     assert stored.images == (b"A", b"B", b"A")
     assert stored.status is Status.RUNNING

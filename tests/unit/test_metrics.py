@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import grpc
 import prometheus_client
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
@@ -14,6 +15,7 @@ import services.common.metrics
 import services.gateway.metrics
 from dreamr.v1 import gateway_pb2
 from models.backends.transformers import metrics as engine_metrics
+from services.gateway.fpsr import Machine
 from services.gateway.memory_store import MemoryStore
 from services.gateway.metrics import position
 from services.gateway.store import StoreError
@@ -29,6 +31,7 @@ _WORDS = {
     "rate",
     "increase",
     "max",
+    "min",
     "histogram_quantile",
     "or",
     "clamp_min",
@@ -173,3 +176,47 @@ async def test_a_store_that_is_away_is_seen() -> None:
         call.cancel()
     assert value("dreamr_away_sessions") == 0
     assert value("dreamr_store_failures_total") > before
+
+
+def fates() -> dict[str, float]:
+    names = ("finished", "failed", "cancelled", "handed_over")
+    return {name: value("dreamr_sessions_total", policy="fpsr", status=name) for name in names}
+
+
+def moved(before: dict[str, float]) -> dict[str, float]:
+    return {name: now - before[name] for name, now in fates().items() if now != before[name]}
+
+
+async def test_a_session_that_is_cancelled_counts_as_that() -> None:
+    before = fates()
+    async with gateway(busy()) as running:
+        call = running.stub.Reason(request())
+        session_id = (await anext(aiter(call))).started.session_id
+        await running.stub.Cancel(gateway_pb2.CancelRequest(session_id=session_id))
+        assert await call.code() is grpc.StatusCode.CANCELLED
+    assert moved(before) == {"cancelled": 1}
+
+
+async def test_a_session_that_another_gateway_goes_on_with_is_no_failure() -> None:
+    before = fates()
+    parts = busy()
+    parts.target_delay = 0.01
+    # One that another gateway shares: only then there is somebody to hand over to.
+    store = MemoryStore(ttl_seconds=60)
+    store.durable = True
+    async with gateway(parts, store=store) as running:
+        call = running.stub.Reason(request())
+        responses = aiter(call)
+        await anext(responses)
+        running.service.drain()
+        with pytest.raises(grpc.aio.AioRpcError, match="shutting down"):
+            _ = [response async for response in responses]
+    assert moved(before) == {"handed_over": 1}
+
+
+async def test_a_session_that_breaks_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fates()
+    monkeypatch.setattr(Machine, "start", lambda _: 1 / 0)
+    async with gateway() as running:
+        assert await running.stub.Reason(request()).code() is grpc.StatusCode.INTERNAL
+    assert moved(before) == {"failed": 1}

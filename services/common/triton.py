@@ -288,8 +288,8 @@ class TritonModel:
         threads of Triton take the stream's lock and the request's in different orders, and wait for each
         other: no stream of any model gets an answer again. (2.51, and as of 2.73 the code is the same:
         `ModelStreamInferHandler` holds the first request's lock while it looks whether the stream was
-        cancelled.) A second request's lock is not held there. The price: Triton never lets go of some 28 KB of
-        a stream that is cancelled in its second request.
+        cancelled.) A second request's lock is not held there. The price: Triton never lets go of some 28 KB
+        of a stream that is cancelled in its second request.
         """
         request = self._request(version, _OPENING)
         # Without its data.

@@ -1,11 +1,11 @@
 """Makes a pair of two folders, or leaves nothing behind."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreamr.pair.checks import Finding, check_pair
 from dreamr.pair.model_folder import ModelFolder, PairFolderError
+from dreamr.pair.new_folder import check_new, staged
 from dreamr.pair.writing import REPOSITORY, TEMPLATES, Backend, check_name, write_pair
 from services.common.pair import Pair
 
@@ -44,13 +44,12 @@ def add_pair(
     if wrong:
         raise PairFolderError("\n".join(wrong))
     # Under another name until it is whole: paths within are relative to it, or absolute.
-    with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as folder:
-        staged = Path(folder) / into.name
-        settings = write_pair(staged, name, models, backend=backend, copy=copy)
+    with staged(into) as folder:
+        settings = write_pair(folder, name, models, backend=backend, copy=copy)
         found = [
             # Where it will be, and not where it is for the moment.
-            Finding(one.level, one.text.replace(str(staged), str(into)))
-            for one in check_pair(Pair.load(settings), staged / REPOSITORY)
+            Finding(one.level, one.text.replace(str(folder), str(into)))
+            for one in check_pair(Pair.load(settings), folder / REPOSITORY)
         ]
         if wrong := [one.text for one in found if one.level == "error"]:
             text = "\n".join(wrong)
@@ -58,13 +57,4 @@ def add_pair(
                 # That will not be there: what was copied from it is.
                 text = text.replace(str(into / TEMPLATES / role), str(model.path))
             raise PairFolderError(text)
-        staged.rename(into)
     return Added(into / settings.name, into / REPOSITORY, found)
-
-
-def check_new(folder: Path) -> None:
-    """Raises PairFolderError unless the folder can be made."""
-    if folder.exists() or folder.is_symlink():
-        raise PairFolderError(f"{folder}: is there already; remove it, or name another folder")
-    if not folder.parent.is_dir():
-        raise PairFolderError(f"{folder.parent}: is no folder; make it first")

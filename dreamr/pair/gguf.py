@@ -1,12 +1,11 @@
 """A GGUF file as the folder that a pair takes."""
 
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dreamr.pair.adding import check_new
 from dreamr.pair.model_folder import PairFolderError, one_line
+from dreamr.pair.new_folder import check_new, staged
 
 _PACKAGES = ("gguf", "accelerate")
 
@@ -36,8 +35,6 @@ def convert(file: Path, into: Path) -> None:
         raise PairFolderError(f"{file}: cannot be read by transformers: {one_line(error)}") from error
     # What it is from now on.
     model.config.quantization_config = None
-    with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as folder:
-        staged = Path(folder) / into.name
-        model.save_pretrained(staged)
-        tokenizer.save_pretrained(staged)
-        staged.rename(into)
+    with staged(into) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)

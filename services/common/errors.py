@@ -99,7 +99,6 @@ STATUSES: dict[type[ServiceError], Status] = {
     SessionCancelledError: Status(grpc.StatusCode.CANCELLED, HTTPStatus.GONE),
     DivergedError: Status(grpc.StatusCode.FAILED_PRECONDITION, HTTPStatus.CONFLICT),
     OverloadedError: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, HTTPStatus.TOO_MANY_REQUESTS),
-    HandedOverError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
     UnavailableError: Status(grpc.StatusCode.UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE),
     LateError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, HTTPStatus.GATEWAY_TIMEOUT),
     UnauthenticatedError: Status(grpc.StatusCode.UNAUTHENTICATED, HTTPStatus.UNAUTHORIZED),
@@ -108,7 +107,6 @@ STATUSES: dict[type[ServiceError], Status] = {
 }
 
 _ERRORS = {
-    # Of several errors with one status the last.
     **{status.grpc: error for error, status in STATUSES.items()},
     # Nobody here cancelled it: the other side went away.
     grpc.StatusCode.CANCELLED: UnavailableError,
@@ -121,8 +119,8 @@ _ERRORS = {
 
 
 def status_of(error: ServiceError) -> Status:
-    """The status of an error, by its class."""
-    return STATUSES[type(error)]
+    """The status of an error, by its class or the next one above that has one."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def error_of(code: grpc.StatusCode) -> type[ServiceError]:

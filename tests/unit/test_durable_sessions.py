@@ -11,6 +11,7 @@ import pytest
 from dreamr.v1 import common_pb2, gateway_pb2
 from services.common.errors import LateError
 from services.common.interceptor import CANCELLED_KEY
+from services.gateway.call import LocalCall
 from services.gateway.callers import Caller
 from services.gateway.memory_store import MemoryStore
 from services.gateway.plan import Plan
@@ -304,6 +305,7 @@ async def test_a_client_that_does_not_read_is_not_followed_for_ever() -> None:
             await asyncio.get_running_loop().create_future()
 
         deadline = asyncio.get_running_loop().time() - LAST_WORDS_SECONDS + 0.05
+        listener = _Listener(session_id, Caller(), send, LocalCall([], deadline, send), deadline)
         async with asyncio.timeout(30):
             with pytest.raises(LateError, match="did not read within the deadline"):
-                await running.service._follow(_Listener(session_id, Caller(), send, None, deadline))  # type: ignore[arg-type]
+                await running.service._follow(listener)

@@ -268,9 +268,17 @@ def test_the_best_is_the_fastest_that_surely_keeps_the_accuracy() -> None:
     doubtful = evaluation(300, 2.5, 0, -0.05)
     lucky = evaluation(400, 2.1, 0, -0.01, spread=0.5)
     found = [slow, fast, hacked, doubtful, lucky]
-    assert [keeps_accuracy(one, settings) for one in found] == [True, True, False, False, True]
+    assert [keeps_accuracy(one, slow, settings) for one in found] == [True, True, False, False, True]
     assert best(found, settings) == fast
     assert best([hacked], settings) is None
+
+
+def test_a_start_that_loses_accuracy_itself_is_the_measure() -> None:
+    settings = SapoSettings(max_loss=0.005, margin=0.03)
+    start, faster = evaluation(0, 1.5, -0.05, -0.08), evaluation(100, 2.0, -0.05, -0.08)
+    worse, doubtful = evaluation(200, 3.0, -0.055, -0.07), evaluation(300, 3.0, -0.04, -0.09)
+    assert best([start, faster, worse, doubtful], settings) == faster
+    assert best([faster, worse, doubtful], settings) is None
 
 
 def test_records_are_rewound_to_the_checkpoint_that_a_run_goes_on_from(tmp_path: Path) -> None:

@@ -99,15 +99,25 @@ async def evaluate(client: AsyncClient, questions: Sequence[Question], step: int
     )
 
 
-def keeps_accuracy(evaluation: Evaluation, settings: SapoSettings) -> bool:
+def keeps_accuracy(evaluation: Evaluation, start: Evaluation | None, settings: SapoSettings) -> bool:
     """No loss against the target beyond `max_loss`, and none beyond `margin` within its 95% interval.
 
     The first is what is asked for, the second keeps few questions from hiding a loss: with 200 of them, a
-    tenth of which comes out differently by policy, the interval reaches 4 points to either side.
+    tenth of which comes out differently by policy, the interval reaches 4 points to either side. Where the
+    draft that training starts from loses more, which is the judge's doing, that is the measure of both: what
+    is learnt may not add to it.
+
+    Args:
+        start: the evaluation of that draft, on the same questions.
     """
-    difference = evaluation.difference
-    low = difference.ci95[0] if difference.ci95 else difference.value
-    return difference.value >= -settings.max_loss and low >= -settings.margin
+
+    def low(one: Evaluation) -> float:
+        return one.difference.ci95[0] if one.difference.ci95 else one.difference.value
+
+    least, lowest = -settings.max_loss, -settings.margin
+    if start is not None:
+        least, lowest = min(least, start.difference.value), min(lowest, low(start))
+    return evaluation.difference.value >= least and low(evaluation) >= lowest
 
 
 def best(evaluations: Iterable[Evaluation], settings: SapoSettings) -> Evaluation | None:
@@ -115,7 +125,9 @@ def best(evaluations: Iterable[Evaluation], settings: SapoSettings) -> Evaluatio
 
     None where none keeps it. Of several equally fast ones the first.
     """
-    kept = [one for one in evaluations if keeps_accuracy(one, settings)]
+    found = list(evaluations)
+    start = next((one for one in found if one.step == 0), None)
+    kept = [one for one in found if keeps_accuracy(one, start, settings)]
     return max(kept, key=_surely, default=None)
 
 

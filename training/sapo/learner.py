@@ -87,8 +87,8 @@ class Learner:
             beta=settings.kl,
             epsilon=settings.clip,
             learning_rate=settings.rate,
-            # Constant, so that a run may be made longer.
-            lr_scheduler_type="constant_with_warmup",
+            # Of those that fall, the one that need not know the end: a run may be made longer.
+            lr_scheduler_type="inverse_sqrt",
             warmup_steps=settings.warm_up,
             weight_decay=0.0,
             max_grad_norm=1.0,

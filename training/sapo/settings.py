@@ -33,14 +33,18 @@ class SapoSettings(BaseModel):
     rate: float = Field(
         2e-4,
         gt=0,
-        description="AdamW's learning rate. For a draft of billions of parameters some 1e-6; a small one "
-        "takes, and needs, a hundred times as much.",
+        description="AdamW's learning rate at its highest. For a draft of billions of parameters some 1e-6; "
+        "a small one takes, and needs, a hundred times as much.",
     )
     warm_up: int = Field(
-        20, ge=0, description="Updates until the rate is reached: Adam's first estimates are noise."
+        50,
+        ge=1,
+        description="Updates until the rate is reached: Adam's first estimates are noise. From there it "
+        "falls with the square root of the updates, to half after four times as many: at a constant rate the "
+        "draft forgets what it learnt.",
     )
     kl: float = Field(
-        0.01,
+        0.03,
         ge=0,
         description="Weight of the KL divergence from the draft as it was: it keeps the chain's form, which "
         "no reward asks for; more than 0.1 holds back what is to be learnt.",
@@ -91,7 +95,11 @@ class SapoSettings(BaseModel):
         "comes out differently by policy, a difference in accuracy is known to 4 points.",
     )
     max_loss: float = Field(
-        0.005, ge=0, le=1, description="Accuracy that a checkpoint may lose against the target at most."
+        0.005,
+        ge=0,
+        le=1,
+        description="Accuracy that a checkpoint may lose against the target at most; where the draft "
+        "that training starts from loses more, as much as that one.",
     )
     margin: float = Field(
         0.06,

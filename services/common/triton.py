@@ -1,21 +1,21 @@
 """The Triton client: one model that speaks the tensors of Triton's vLLM backend.
 
-The only module that imports tritonclient, and of it only the generated messages: its asyncio client leaves a
-stream running when the caller leaves the loop, and wraps every tensor once more.
+Of tritonclient only the generated messages are used: its asyncio client leaves a stream running when the
+caller leaves the loop, and wraps every tensor once more.
 
 What was learnt with tritonserver 2.51: the header `triton_grpc_error` (real statuses instead of messages in
-the stream) crashes the whole server after a few refused requests, so errors are told apart by their text;
-a call cancelled behind its final response keeps the server from stopping, so a finished call is left to end
-by itself; and a cancel that meets a response can lock the server up, which `_opening` is for.
+the stream) crashes the whole server after a few refused requests, so errors are told apart by their text.
+How streams must end is told in `services.common.triton_stream`.
 """
 
 import asyncio
 import base64
 import json
 import re
+import secrets
 import struct
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ from services.common.errors import (
     error_of,
     from_rpc,
 )
+from services.common.triton_stream import CANCEL, END_SECONDS, TritonStream, refused
 
 # Our backend begins a message with the name of its status. The rest is how Triton and vLLM say it.
 _STATUS = re.compile(r"^([A-Z_]+): ")
@@ -48,9 +49,9 @@ _ERRORS: tuple[tuple[re.Pattern[str], type[ServiceError]], ...] = (
     ),
     (CONTEXT_TOO_LONG, InvalidRequestError),
 )
-_OPENING = "opening"
-# How long `close` waits for calls to end by themselves.
-_END_SECONDS = 1.0
+# No answer of Triton's: all others are told apart by their text, as in streams.
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+_PROBE_SECONDS = 5.0
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 
 
@@ -116,14 +117,13 @@ class TritonModel:
         self.model = model
         self._channel = open_triton_channel(address, name, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        # A call that nobody holds is cancelled by its destructor.
-        self._ending = set[Any]()
+        self._streams = set[TritonStream]()
+        self._cancels: bool | None = None
 
     async def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_END_SECONDS):
-                await asyncio.gather(*(call.code() for call in self._ending))
+        if ending := {found.reading for found in self._streams if found.is_over}:
+            await asyncio.wait(ending, timeout=END_SECONDS)
         await self._channel.close()
 
     async def load(self, seconds: float, config: dict[str, Any] | None = None) -> None:
@@ -171,15 +171,20 @@ class TritonModel:
         """
         request = self._request(version)
         _fill(request, prompt, images, parameters, stream=stream)
+        if self._cancels is None:
+            self._cancels = await self._takes_cancel(seconds)
         # A model's name says nothing about anybody's question; prompts and texts are no attributes.
         with tracing.span("triton", {"gen_ai.request.model": self.model}, "CLIENT") as span:
-            call = self._stub.ModelStreamInfer((self._opening(version), request), timeout=seconds)
+            found = TritonStream(self._stub, request, self._cancels, seconds)
+            self._streams.add(found)
+            found.reading.add_done_callback(lambda _: self._streams.discard(found))
             try:
-                yield self._chunks(call, span)
+                yield self._chunks(found, span)
             finally:
                 # Leaving an `async for` cancels nothing; without this the model would generate on.
-                if call not in self._ending and call.cancel():
+                if not found.is_over:
                     span.set({tracing.CANCELLED: True})
+                    found.cancel()
 
     async def complete(
         self,
@@ -208,12 +213,14 @@ class TritonModel:
             ServiceError: the model does not answer as it should.
         """
         try:
-            ready = await self._stub.ModelReady(service_pb2.ModelReadyRequest(name=self.model), timeout=5)
+            ready = await self._stub.ModelReady(
+                service_pb2.ModelReadyRequest(name=self.model), timeout=_PROBE_SECONDS
+            )
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, self.model) from error
         if not ready.ready:
             raise BrokenError(f"{self.model}: not ready")
-        await self.complete("?", (), {"max_tokens": 1, "temperature": 0}, seconds=5)
+        await self.complete("?", (), {"max_tokens": 1, "temperature": 0}, seconds=_PROBE_SECONDS)
 
     async def knock(self, seconds: float) -> None:
         """Has Triton refuse a request, which takes no model and no queue.
@@ -222,20 +229,29 @@ class TritonModel:
             ServiceError: it did not; LateError when it says nothing at all.
         """
         try:
-            async for _ in self._stub.ModelStreamInfer((self._opening(None),), timeout=seconds):
+            async for _ in self._stub.ModelStreamInfer((refused(self.model),), timeout=seconds):
                 pass
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, "Triton") from error
 
-    async def _chunks(self, call: Any, span: tracing.Span) -> AsyncIterator[Chunk]:
+    async def _takes_cancel(self, seconds: float) -> bool:
+        """Whether the model's backend ends a generation on a request."""
+        wanted = service_pb2.ModelMetadataRequest(name=self.model)
+        try:
+            found = await self._stub.ModelMetadata(wanted, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _LOST:
+                raise from_rpc(error, self.model) from error
+            raise self._error(error.details() or "") from error
+        return any(one.name == CANCEL for one in found.inputs)
+
+    async def _chunks(self, found: TritonStream, span: tracing.Span) -> AsyncIterator[Chunk]:
         written = 0
         try:
-            async for message in call:
+            async for message in found:
                 response = message.infer_response
-                if response.id == _OPENING:
-                    continue
                 if message.error_message:
-                    self._leave(call)
+                    found.finish()
                     raise self._error(message.error_message)
                 if response.outputs:
                     chunk = _chunk(response)
@@ -248,18 +264,13 @@ class TritonModel:
                     )
                     if chunk.finish_reason is not None:
                         span.set({"gen_ai.response.finish_reasons": (chunk.finish_reason,)})
-                        self._leave(call)
+                        found.finish()
                         yield chunk
                         return
                     yield chunk
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error, self.model) from error
         raise BrokenError(f"{self.model}: ended before its generation was finished")
-
-    def _leave(self, call: Any) -> None:
-        """Lets a call end by itself: nothing more comes of it but its status."""
-        self._ending.add(call)
-        call.add_done_callback(self._ending.discard)
 
     def _error(self, message: str) -> ServiceError:
         """What an error in the stream means; it carries a text only."""
@@ -274,27 +285,12 @@ class TritonModel:
         kind = error_of(grpc.StatusCode[known]) if known else BrokenError
         return kind(text if kind is InvalidRequestError else f"{self.model}: {text}")
 
-    def _request(self, version: int | None, request_id: str = "") -> service_pb2.ModelInferRequest:
+    def _request(self, version: int | None) -> service_pb2.ModelInferRequest:
         return service_pb2.ModelInferRequest(
             model_name=self.model,
             model_version="" if version is None else str(version),
-            id=request_id,
+            id=secrets.token_hex(8),
         )
-
-    def _opening(self, version: int | None) -> service_pb2.ModelInferRequest:
-        """A request that Triton refuses before it reaches the model: the first of every stream.
-
-        Where a stream is cancelled in the very moment in which a response of its *first* request leaves, two
-        threads of Triton take the stream's lock and the request's in different orders, and wait for each
-        other: no stream of any model gets an answer again. (2.51, and as of 2.73 the code is the same:
-        `ModelStreamInferHandler` holds the first request's lock while it looks whether the stream was
-        cancelled.) A second request's lock is not held there. The price: Triton never lets go of some 28 KB
-        of a stream that is cancelled in its second request.
-        """
-        request = self._request(version, _OPENING)
-        # Without its data.
-        request.inputs.add(name="text_input", datatype="BYTES", shape=[1])
-        return request
 
 
 def _fill(

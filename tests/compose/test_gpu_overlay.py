@@ -56,6 +56,12 @@ class Recorder(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         self.requests: list[Any] = []
         self._without = without
 
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        metadata = service_pb2.ModelMetadataResponse(name=request.name)
+        for name in INPUTS:
+            metadata.inputs.add(name=name)
+        return metadata
+
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         async for request in requests:
             if not request.raw_input_contents:

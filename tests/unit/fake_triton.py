@@ -36,16 +36,29 @@ class Say:
 
 @dataclass(slots=True)
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """`script` gets each request and returns what is said to it."""
+    """`script` gets each request and returns what is said to it.
+
+    With `takes_cancel` it is one of our backends, which end a generation on a request; without, vLLM's.
+    """
 
     script: Callable[[Seen], list[Say]]
+    takes_cancel: bool = True
+    heeds_cancel: bool = True
     seen: list[Seen] = field(default_factory=list)
     refused: int = 0
     asked: asyncio.Event = field(default_factory=asyncio.Event)
+    # A generation, be it by a request or with its stream; and a stream.
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    broken_off: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
         return service_pb2.ModelReadyResponse(ready=True)
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        metadata = service_pb2.ModelMetadataResponse(name=request.name)
+        for name in ("text_input", *(("cancel",) if self.takes_cancel else ())):
+            metadata.inputs.add(name=name)
+        return metadata
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         try:
@@ -66,12 +79,36 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
                 )
                 self.seen.append(seen)
                 self.asked.set()
+                ended = asyncio.create_task(self._cancel(requests, request.id))
                 for say in self.script(seen):
-                    await asyncio.sleep(say.wait)
+                    if say.wait:
+                        await self._wait(ended, say.wait)
+                    if self.heeds_cancel and ended.done() and ended.result():
+                        yield _response(Say(error="CANCELLED: cancelled"), request.model_version)
+                        break
                     yield _response(say, request.model_version)
+                await ended
         except asyncio.CancelledError:
+            self.broken_off.set()
             self.cancelled.set()
             raise
+
+    async def _wait(self, ended: asyncio.Task[bool], seconds: float) -> None:
+        if self.heeds_cancel and self.takes_cancel:
+            await asyncio.wait({ended}, timeout=seconds)
+        else:
+            await asyncio.sleep(seconds)
+
+    async def _cancel(self, requests: Any, name: str) -> bool:
+        """Whether a request says so, once nothing more is asked."""
+        async for request in requests:
+            assert self.takes_cancel
+            assert request.id == name
+            assert [entry.name for entry in request.inputs] == ["text_input", "cancel"]
+            if self.heeds_cancel:
+                self.cancelled.set()
+            return True
+        return False
 
 
 def refused(request: Any) -> Any:
@@ -125,9 +162,11 @@ async def serving(
 
 
 @asynccontextmanager
-async def serving_triton(script: Callable[[Seen], list[Say]]) -> AsyncIterator[tuple[FakeTriton, str]]:
+async def serving_triton(
+    script: Callable[[Seen], list[Say]], takes_cancel: bool = True
+) -> AsyncIterator[tuple[FakeTriton, str]]:
     """A fake Triton and its address."""
-    fake = FakeTriton(script)
+    fake = FakeTriton(script, takes_cancel)
 
     def add(server: grpc.aio.Server) -> None:
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(fake, server)

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from services.common import triton_stream
 from services.common.errors import (
     BrokenError,
     InvalidRequestError,
@@ -63,7 +64,7 @@ async def test_an_error_in_the_stream_gets_its_class(message: str, kind: type[Se
 
 
 async def test_a_generation_without_an_end_is_an_error() -> None:
-    async with serving_triton(lambda _: [Say("half")]) as (_, address):
+    async with serving_triton(lambda _: [Say("half")], takes_cancel=False) as (_, address):
         model = TritonModel(address, "m")
         with pytest.raises(BrokenError, match="finished"):
             await model.complete("p", [], {}, seconds=5)
@@ -87,18 +88,23 @@ async def test_a_server_that_is_gone_is_unavailable() -> None:
     await model.close()
 
 
-async def test_leaving_the_block_cancels_the_call() -> None:
-    async with serving_triton(lambda _: [Say("a"), Say("b", "stop", wait=30)]) as (fake, address):
+@pytest.mark.parametrize("takes_cancel", [True, False])
+async def test_leaving_the_block_ends_the_generation(takes_cancel: bool) -> None:
+    says = [Say("a"), Say("b", "stop", wait=30)]
+    async with serving_triton(lambda _: says, takes_cancel) as (fake, address):
         model = TritonModel(address, "m")
         async with model.generate("p", [], {}, stream=True, seconds=30) as chunks:
             async for _ in chunks:
                 break
         await asyncio.wait_for(fake.cancelled.wait(), 2)
         await model.close()
+    # A stream that is cancelled is not to be had without harm.
+    assert fake.broken_off.is_set() != takes_cancel
 
 
-async def test_cancelling_the_task_cancels_the_call() -> None:
-    async with serving_triton(lambda _: [Say("b", "stop", wait=30)]) as (fake, address):
+@pytest.mark.parametrize("takes_cancel", [True, False])
+async def test_cancelling_the_task_ends_the_generation(takes_cancel: bool) -> None:
+    async with serving_triton(lambda _: [Say("b", "stop", wait=30)], takes_cancel) as (fake, address):
         model = TritonModel(address, "m")
         task = asyncio.create_task(model.complete("p", [], {}, seconds=30))
         await fake.asked.wait()
@@ -106,6 +112,19 @@ async def test_cancelling_the_task_cancels_the_call() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.wait_for(fake.cancelled.wait(), 2)
+        await model.close()
+    assert fake.broken_off.is_set() != takes_cancel
+
+
+async def test_a_backend_that_does_not_heed_a_cancel_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_stream, "END_SECONDS", 0.1)
+    async with serving_triton(lambda _: [Say("b", "stop", wait=30)]) as (fake, address):
+        fake.heeds_cancel = False
+        model = TritonModel(address, "m")
+        task = asyncio.create_task(model.complete("p", [], {}, seconds=30))
+        await fake.asked.wait()
+        task.cancel()
+        await asyncio.wait_for(fake.broken_off.wait(), 2)
         await model.close()
 
 
@@ -119,9 +138,9 @@ async def test_a_call_whose_last_piece_is_here_ends_by_itself() -> None:
     assert not fake.cancelled.is_set()
 
 
-async def test_no_request_is_the_first_of_its_stream() -> None:
+async def test_a_stream_that_may_be_cancelled_begins_with_a_refused_request() -> None:
     """Triton can lock up where a cancel meets a response of a stream's first request."""
-    async with serving_triton(lambda _: [Say("a", "stop")]) as (fake, address):
+    async with serving_triton(lambda _: [Say("a", "stop")], takes_cancel=False) as (fake, address):
         model = TritonModel(address, "m")
         for _ in range(2):
             await model.complete("p", [], {}, seconds=5)

@@ -68,6 +68,7 @@ class CourierSink:
     """The engine's `Sink` for one request: hands everything to the courier and never waits."""
 
     __slots__ = (
+        "__weakref__",
         "_cancelled",
         "_checked_at",
         "_courier",
@@ -88,6 +89,10 @@ class CourierSink:
         self._checked_at = time.monotonic()
         # Only the courier's thread reads and writes this.
         self._ended = False
+
+    def cancel(self) -> None:
+        """The caller says so in a request of its own."""
+        self._cancelled = True
 
     def cancelled(self, *, fresh: bool = False) -> bool:
         """What is known of cancellation; has the courier look again where that was a while ago.
@@ -120,8 +125,8 @@ class CourierSink:
 
     def _check(self) -> None:
         # Asking about a request whose last response has left crashes the whole server (Triton 2.51).
-        if not self._ended:
-            self._cancelled = self._receiver.is_cancelled()
+        if not self._ended and self._receiver.is_cancelled():
+            self._cancelled = True
 
     def _deliver(self) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 import gc
 import json
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,8 @@ class Instance:
         # What has been loaded stays: a collector that walks it again and again would stall the engine.
         gc.collect()
         gc.freeze()
+        # By the request's id, as long as the engine has it.
+        self._sinks = weakref.WeakValueDictionary[str, CourierSink]()
         self._courier = Courier()
         self._courier.start()
         self._engine.start()
@@ -173,15 +176,26 @@ class Instance:
         """Hand requests to the engine; answers come from its thread."""
         for triton_request in requests:
             try:
+                if _first(triton_request, "cancel"):
+                    self._cancel(triton_request)
+                    continue
                 receiver = TritonReceiver(self, triton_request)
                 sink = CourierSink(
                     self._courier, receiver, wants_cumulative_logprob="cumulative_logprob" in receiver.returns
                 )
+                if name := triton_request.request_id():
+                    self._sinks[name] = sink
                 self._engine.submit(self._parse(triton_request), sink)
             except Exception as error:  # noqa: BLE001 - nothing may leave a request without an answer
                 if not isinstance(error, RequestError):
                     pb_utils.Logger.log_error(f"a request could not be taken: {traceback.format_exc()}")
                 _fail(triton_request.get_response_sender(), error)
+
+    def _cancel(self, triton_request: Any) -> None:
+        """Ends the request of the same id, if it still runs; there is no answer but the end."""
+        if (sink := self._sinks.get(triton_request.request_id())) is not None:
+            sink.cancel()
+        triton_request.get_response_sender().send(flags=FINAL)
 
     def _parse(self, triton_request: Any) -> Request:
         images = pb_utils.get_input_tensor_by_name(triton_request, "image")

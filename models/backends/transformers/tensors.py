@@ -1,4 +1,8 @@
-"""The tensors of Triton's vLLM backend: names, types, dimensions, and which inputs may be left out."""
+"""The tensors of Triton's vLLM backend: names, types, dimensions, and which inputs may be left out.
+
+One is ours: a request with `cancel` ends the one that has its id. It needs no other input than the empty
+`text_input` that Triton asks for, and answers with nothing.
+"""
 
 INPUTS = {
     "text_input": ("TYPE_STRING", [1], False),
@@ -11,6 +15,7 @@ INPUTS = {
     "return_logprobs": ("TYPE_BOOL", [1], True),
     "return_num_input_tokens": ("TYPE_BOOL", [1], True),
     "return_num_output_tokens": ("TYPE_BOOL", [1], True),
+    "cancel": ("TYPE_BOOL", [1], True),
 }
 OUTPUTS = {
     "text_output": ("TYPE_STRING", [-1]),

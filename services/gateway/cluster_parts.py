@@ -172,6 +172,22 @@ class ClusterParts:
                 else:
                     yield Progress(response.progress.tokens)
 
+    async def prefill(self, steps: Sequence[str]) -> int:
+        """Has the target read the question and `steps`, so that a first verdict finds that done.
+
+        Returns the tokens that it wrote all the same, which nobody wants.
+
+        Raises:
+            ServiceError: as the calls of Parts do.
+        """
+        request = target_pb2.GenerateRequest(context=self._ahead(steps), max_steps=1, max_step_tokens=1)
+        stream = self._stream("target", self._cluster.target, lambda stub: stub.Generate, request, _written)
+        tokens = 0
+        async with aclosing(stream) as responses:
+            async for response in responses:
+                tokens += response.written.step.tokens
+        return tokens
+
     async def verdict(self, start: StartVerdict) -> Verdict:
         """See Parts. A late verdict is the caller's to handle; it is not asked for again."""
         request = verifier_pb2.VerifyRequest(

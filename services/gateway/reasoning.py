@@ -27,8 +27,10 @@ from services.gateway.outbox import Note, Outbox
 from services.gateway.plan import Plan
 from services.gateway.recorder import Recorder
 from services.gateway.sessions import Session
+from services.gateway.speculation import Speculation
 from services.gateway.store import Status
 from services.gateway.timelines import Timelines
+from services.gateway.totals import ModelTotals
 
 log = structlog.get_logger()
 
@@ -204,12 +206,20 @@ class Reasoning:
                     keeping = group.create_task(session.keep(driver.abort))
                     draining = group.create_task(outbox.drain())
                     await outbox.begin(started, told=task.told)
+                    # Where no rival reads the question, the first verdict would have to.
+                    reading = (
+                        group.create_task(_prefill(parts, task, driver.totals.target))
+                        if plan.policy.rivals and speculation is Speculation.AFTER_REJECT
+                        else None
+                    )
                     try:
                         await driver.run()
                         fate = Fate.FINISHED
                     except ServiceError as error:
                         # What was committed before still goes out.
                         failure = error
+                    if reading:
+                        reading.cancel()
                     await outbox.close()
                     # The session is held until its client has it all, however slowly it reads.
                     await draining
@@ -277,6 +287,19 @@ class Reasoning:
             task = asyncio.create_task(session.end(status, finished, patience=_LATE_SECONDS))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
+
+
+async def _prefill(parts: ClusterParts, task: Task, totals: ModelTotals) -> None:
+    totals.calls += 1
+    try:
+        with tracing.span("prefill"):
+            totals.generated_tokens += await parts.prefill([step.text for step in task.committed])
+    except ServiceError:
+        # Whoever needs the target hears of it.
+        log.debug("the target did not read ahead", exc_info=True)
+    except asyncio.CancelledError:
+        totals.cancelled_calls += 1
+        raise
 
 
 def _fate(failure: ServiceError) -> Fate:

@@ -10,9 +10,9 @@ further candidates for that one position, from other draft workers.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import count
 
+from services.gateway.candidate import Candidate, Other
 from services.gateway.messages import (
     Aborted,
     Answered,
@@ -42,72 +42,9 @@ from services.gateway.messages import (
     Verdict,
 )
 from services.gateway.policy import Policy
+from services.gateway.rival import Rival
 from services.gateway.rule import Rule
 from services.gateway.speculation import Speculation
-
-
-@dataclass(slots=True)
-class _Candidate:
-    """A drafted step and what is known of it; `judging` is its verdict call."""
-
-    step: Step
-    draft: int
-    judging: int | None = None
-    verdict: Verdict | None = None
-
-    @classmethod
-    def drafted(cls, step: Step, draft: int) -> "_Candidate":
-        """A step that was cut off needs no judge."""
-        verdict = Verdict(accept=False, reason=Reason.TRUNCATED) if step.truncated else None
-        return cls(step, draft, verdict=verdict)
-
-    def settle(self, verdict: Verdict) -> None:
-        self.judging, self.verdict = None, verdict
-
-    @property
-    def accepted(self) -> bool:
-        return self.verdict is not None and self.verdict.accept
-
-    @property
-    def rejected(self) -> bool:
-        return self.verdict is not None and not self.verdict.accept
-
-
-@dataclass(slots=True)
-class _Other:
-    """One more draft worker's try at the frontier's step: a drafting call, then a candidate."""
-
-    call: int
-    lane: int
-    drafting: bool = True
-    candidate: _Candidate | None = None
-
-
-@dataclass(slots=True)
-class _Rival:
-    """The target's own work on `index`; `step` is there once that position is written.
-
-    A rival that `runs_on` goes through the positions by itself, and may be some steps ahead of the commits.
-    One that failed before its position was in need of it is tried again when it is.
-    """
-
-    call: int
-    index: int
-    runs_on: bool
-    wrote: bool = False
-    ahead: list[Step] = field(default_factory=list)
-    ended: bool = False
-    failed: bool = False
-
-    @property
-    def step(self) -> Step | None:
-        """What it wrote for `index`."""
-        return self.ahead[0] if self.ahead else None
-
-    @property
-    def idle(self) -> bool:
-        """It has no more to write, and only the call's end is still to come."""
-        return self.ended or (bool(self.ahead) and (not self.runs_on or self.ahead[-1].closes))
 
 
 class Machine:
@@ -146,9 +83,9 @@ class Machine:
         self.committed = list(committed)
         self.degraded: list[str] = []
         self.over = False
-        self._chain: list[_Candidate] = []
-        self._others: list[_Other] = []
-        self._rivals: dict[int, _Rival] = {}
+        self._chain: list[Candidate] = []
+        self._others: list[Other] = []
+        self._rivals: dict[int, Rival] = {}
         self._draft: int | None = None
         self._draft_wrote = False
         self._grace: int | None = None
@@ -181,9 +118,9 @@ class Machine:
         match event:
             case Drafted(call, step) if call == self._draft:
                 self._draft_wrote = True
-                self._chain.append(_Candidate.drafted(step, call))
+                self._chain.append(Candidate.drafted(step, call))
             case Drafted(call, step) if (other := self._other_of(call)) and other.candidate is None:
-                other.candidate = _Candidate.drafted(step, call)
+                other.candidate = Candidate.drafted(step, call)
             case DraftEnded(call) if other := self._other_of(call):
                 other.drafting = False
             case DraftEnded(call) if call == self._draft:
@@ -343,7 +280,7 @@ class Machine:
             if must or may:
                 call = next(self._calls)
                 runs_on = not self._speculating and not self._chain
-                self._rivals[index] = _Rival(call, index, runs_on)
+                self._rivals[index] = Rival(call, index, runs_on)
                 self._commands.append(
                     StartRival(call, index, self._prefix(offset), steps=0 if runs_on else 1)
                 )
@@ -355,7 +292,7 @@ class Machine:
         full = self.speculation is Speculation.FULL or self.policy.rule.needs_rival
         return self.policy.rivals if full else 0
 
-    def _needs_target(self, offset: int, candidate: _Candidate | None) -> bool:
+    def _needs_target(self, offset: int, candidate: Candidate | None) -> bool:
         """Whether the target must write here: nothing is drafted, or not what will do without it."""
         if candidate is None:
             alone = not self._speculating or self.frontier < self.policy.first_on_target
@@ -380,7 +317,7 @@ class Machine:
         if not self._speculating or self._others or self.frontier < self.policy.first_on_target:
             return
         for lane in range(1, self.policy.width):
-            other = _Other(next(self._calls), lane)
+            other = Other(next(self._calls), lane)
             self._others.append(other)
             self._commands.append(StartDraft(other.call, self.frontier, self._prefix(0), 1, lane))
 
@@ -448,7 +385,7 @@ class Machine:
 
     # --- bookkeeping ------------------------------------------------------------------------------
 
-    def _positions(self) -> Iterator[tuple[int, _Candidate | None]]:
+    def _positions(self) -> Iterator[tuple[int, Candidate | None]]:
         """Offsets from the frontier with their candidates, up to the first without a known prefix."""
         for offset, candidate in enumerate(self._chain):
             yield offset, candidate
@@ -461,24 +398,24 @@ class Machine:
         steps = [*self.committed, *(candidate.step for candidate in self._chain[:offset])]
         return tuple(step.text for step in steps)
 
-    def _rival_of(self, call: int) -> _Rival | None:
+    def _rival_of(self, call: int) -> Rival | None:
         return next((rival for rival in self._rivals.values() if rival.call == call), None)
 
-    def _judged_by(self, call: int) -> _Candidate | None:
+    def _judged_by(self, call: int) -> Candidate | None:
         return next((found for _, found in self._candidates() if found.judging == call), None)
 
-    def _other_of(self, call: int) -> _Other | None:
+    def _other_of(self, call: int) -> Other | None:
         return next((other for other in self._others if other.call == call and other.drafting), None)
 
-    def _candidates(self) -> Iterator[tuple[int, _Candidate]]:
+    def _candidates(self) -> Iterator[tuple[int, Candidate]]:
         """All that is drafted and not committed, with its offset from the frontier."""
         yield from enumerate(self._chain)
         yield from ((0, other.candidate) for other in self._others if other.candidate)
 
-    def _at_frontier(self) -> Iterator[_Candidate]:
+    def _at_frontier(self) -> Iterator[Candidate]:
         return (candidate for offset, candidate in self._candidates() if offset == 0)
 
-    def _twin(self, candidate: _Candidate) -> _Candidate | None:
+    def _twin(self, candidate: Candidate) -> Candidate | None:
         """Another worker's candidate for the frontier that says the same, and is judged already."""
         for other in self._at_frontier():
             judged = (other.judging or other.verdict) and not other.step.truncated
@@ -486,7 +423,7 @@ class Machine:
                 return other
         return None
 
-    def _pairs(self) -> Iterator[tuple[_Candidate, Step]]:
+    def _pairs(self) -> Iterator[tuple[Candidate, Step]]:
         """Candidates without a verdict whose rivals are written."""
         for offset, candidate in self._candidates():
             rival = self._rivals.get(self.frontier + offset)
@@ -512,7 +449,7 @@ class Machine:
         if rival and not rival.idle:
             self._stop(rival.call)
 
-    def _drop_others(self, keep: _Other | None = None) -> None:
+    def _drop_others(self, keep: Other | None = None) -> None:
         """Drops the frontier's further candidates; `keep` is about to be committed."""
         for other in self._others:
             self._stop_drafting(other)
@@ -520,7 +457,7 @@ class Machine:
                 self._stop(other.candidate.judging)
         self._others = []
 
-    def _stop_drafting(self, other: _Other) -> None:
+    def _stop_drafting(self, other: Other) -> None:
         if other.drafting:
             self._stop(other.call)
             other.drafting = False

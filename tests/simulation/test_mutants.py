@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway import fpsr
+from services.gateway import candidate, fpsr
 from services.gateway.fpsr import Machine
 from services.gateway.messages import Author, Event, Judged, Step, Verdict
 from services.gateway.policy import EXACT, FPSR, LOOKAHEAD
@@ -59,7 +59,7 @@ def on_machine(name: str, value: Any) -> Patch:
 
 
 def on_candidate(name: str, value: Any) -> Patch:
-    return lambda patch: patch.setattr(fpsr._Candidate, name, value)
+    return lambda patch: patch.setattr(candidate.Candidate, name, value)
 
 
 def accepts_late(machine: Machine, event: Event) -> Event:

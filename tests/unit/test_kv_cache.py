@@ -105,6 +105,39 @@ def test_a_sequence_that_still_writes_is_read_but_not_written_by_others() -> Non
     assert held(other) == [1, 2, 3]
 
 
+def test_the_end_of_a_prompt_that_was_asked_once_makes_room() -> None:
+    store = PrefixStore(10 * ARENA_BYTES)
+    judged = written(1, 2, 3, 90, 91)
+    store.put(key(1, 2, 3, 90, 91), judged, asked_once=True)
+    going_on = look_up(store, 1, 2, 3, 4, 90, 91)
+    assert going_on is judged
+    assert held(going_on) == [1, 2, 3]
+    # What is left of it is still there for others, and what is written over it is not.
+    for place, token in enumerate((4, 90, 91), 3):
+        going_on.buffer[..., place, :] = token
+    going_on.used = 6
+    other = look_up(store, 1, 2, 3, 90, 92)
+    assert other is not judged
+    assert held(other) == [1, 2, 3]
+    going_on.writing = False
+    store.put(key(1, 2, 3, 4, 90, 91), going_on, asked_once=True)
+    assert len(store) == 1
+    assert store.bytes == going_on.bytes
+
+
+def test_no_other_end_makes_room() -> None:
+    store = PrefixStore(10 * ARENA_BYTES)
+    generated = written(1, 2, 3, 7, 8)
+    store.put(key(1, 2, 3, 7, 8), generated)
+    assert look_up(store, 1, 2, 3, 4) is not generated
+    long = written(*range(100, 100 + 2 * BLOCK))
+    store.put(key(*range(100, 100 + 2 * BLOCK)), long, asked_once=True)
+    other = look_up(store, 100, 101, 4)
+    assert other is not long
+    assert held(other) == [100, 101]
+    assert held(long) == [*range(100, 100 + 2 * BLOCK)]
+
+
 def test_growing_keeps_what_is_written() -> None:
     arena = written(*range(BLOCK))
     arena.reserve(BLOCK + 1)

@@ -1,7 +1,7 @@
 """Keys and values of sequences: an arena per sequence, and the store that shares prefixes between them.
 
-An arena is append-only: what it holds below a stored entry's length never changes, so an entry may be
-read while the sequence that wrote it decodes on.
+What an arena holds below a stored entry's length never changes, so an entry may be read while the sequence
+that wrote it decodes on.
 """
 
 from collections import OrderedDict
@@ -105,6 +105,16 @@ class _Entry:
     key: Key
     arena: Arena
     buffer: torch.Tensor
+    asked_once: bool
+
+    def may_lose(self, length: int) -> bool:
+        """Whether what stands behind `length` tokens is of no use to anybody.
+
+        Such is the end of a prompt that was asked for a single token: a judge's instruction behind the step
+        that others go on from. A long end is another prompt altogether.
+        """
+        lost = len(self.key) - length
+        return lost == 0 or (self.asked_once and lost <= BLOCK)
 
 
 @dataclass(slots=True)
@@ -144,10 +154,13 @@ class PrefixStore:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, key: Key, arena: Arena) -> None:
+    def put(self, key: Key, arena: Arena, *, asked_once: bool = False) -> None:
         """Share the first len(key) tokens of `arena`.
 
         Entries that are prefixes of it have no more to give.
+
+        Args:
+            asked_once: for a single token, which is not among them.
         """
         if self._limit == 0 or len(key) == 0:
             return
@@ -160,7 +173,7 @@ class PrefixStore:
                 return
         if arena.bytes > self._limit:
             return
-        self._entries[self._next] = _Entry(key, arena, arena.buffer)
+        self._entries[self._next] = _Entry(key, arena, arena.buffer, asked_once)
         self._next += 1
         self.bytes += arena.bytes
         while self.bytes > self._limit:
@@ -190,7 +203,7 @@ class PrefixStore:
     def open(self, key: Key, length: int, entry: _Entry | None, layout: Layout, capacity: int) -> Arena:
         """An arena to write on from `length` tokens of `entry`.
 
-        The entry's own where nothing stands behind them.
+        The entry's own where nothing of use stands behind them.
         """
         self.counts.queries += 1
         if entry is None or length == 0:
@@ -200,10 +213,13 @@ class PrefixStore:
         arena = entry.arena
         if (
             not arena.writing
-            and arena.used == length
+            and arena.used == len(entry.key)
+            and entry.may_lose(length)
             and arena.buffer is entry.buffer
             and arena.capacity >= capacity
         ):
+            entry.key = entry.key[:length]
+            arena.used = length
             arena.writing = True
             return arena
         arena = Arena(layout, capacity)

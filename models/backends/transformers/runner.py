@@ -31,7 +31,7 @@ ROOM = 64  # tokens of answer for which a sequence's arena has room before it mu
 class SequenceState:
     """Where one sequence stands in the model.
 
-    `length` tokens are computed, in `arena` where the layout allows.
+    `length` tokens are computed, in `arena` where the layout allows. `asked_once`: for a single token.
     """
 
     prompt: Prompt
@@ -41,6 +41,7 @@ class SequenceState:
     cache_end: int = 0
     positions: torch.Tensor | None = None
     offset: int = 0
+    asked_once: bool = False
 
 
 class Runner:
@@ -134,7 +135,7 @@ class Runner:
         length = prompt.usable_prefix(length)
         capacity = min(len(prompt.ids) + min(max_tokens, ROOM), self.max_model_len)
         arena = self.store.open(prompt.key, length, entry, self.layout, capacity)
-        state = SequenceState(prompt, length, cache_over(arena), arena, length)
+        state = SequenceState(prompt, length, cache_over(arena), arena, length, asked_once=max_tokens == 1)
         if self._rope_index is not None and prompt.features:
             self._index_positions(state)
         return state
@@ -241,7 +242,7 @@ class Runner:
     def share(self, state: SequenceState, key: Key) -> None:
         """Let others reuse what is computed of this sequence; `key` is its ids so far, as in `Prompt.key`."""
         if state.arena is not None:
-            self.store.put(key[: state.length], state.arena)
+            self.store.put(key[: state.length], state.arena, asked_once=state.asked_once)
 
     def close(self, state: SequenceState) -> None:
         """The sequence writes no more."""

@@ -55,7 +55,7 @@ class Collector:
         self.asked = 0
         self._stop_after = stop_after
 
-    def cancelled(self, *, fresh: bool = False) -> bool:
+    def cancelled(self) -> bool:
         self.asked += 1
         return self._stop_after is not None and self.asked > self._stop_after
 

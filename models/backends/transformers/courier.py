@@ -16,8 +16,6 @@ from .request import Output
 
 # The engine asks before every forward; Triton is asked at most this often for one request.
 CHECK_SECONDS = 0.003
-# A prompt's computation waits for the answer at most this long.
-FRESH_SECONDS = 0.002
 
 log = logging.getLogger(__name__)
 
@@ -94,20 +92,15 @@ class CourierSink:
         """The caller says so in a request of its own."""
         self._cancelled = True
 
-    def cancelled(self, *, fresh: bool = False) -> bool:
+    def cancelled(self) -> bool:
         """What is known of cancellation; has the courier look again where that was a while ago.
 
-        Args:
-            fresh: wait for what it finds; for work that takes longer than the wait.
+        Looking is for callers that are gone: others say that they cancel.
         """
         now = time.monotonic()
         if not self._cancelled and now - self._checked_at >= CHECK_SECONDS:
             self._checked_at = now
             self._courier.send(self._check)
-            if fresh:
-                looked = threading.Event()
-                self._courier.send(looked.set)
-                looked.wait(FRESH_SECONDS)
         return self._cancelled
 
     def send(self, output: Output) -> None:

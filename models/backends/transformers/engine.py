@@ -201,9 +201,7 @@ class Engine:
     def _guard(self, sequence: Sequence, work: Callable[[Sequence], int]) -> int:
         """Do some work for one sequence; whatever goes wrong ends that sequence alone."""
         try:
-            # A piece of a prompt takes long enough to ask anew: of several that were cancelled together only
-            # the one under way is computed.
-            if sequence.sink.cancelled(fresh=True):
+            if sequence.sink.cancelled():
                 raise CancelledRequestError("cancelled")
             return work(sequence)
         except RequestError as error:

@@ -104,8 +104,8 @@ class Sink(Protocol):
 
     wants_cumulative_logprob: bool
 
-    def cancelled(self, *, fresh: bool = False) -> bool:
-        """Whether the caller has cancelled or left; `fresh` asks again and waits a moment."""
+    def cancelled(self) -> bool:
+        """Whether the caller has cancelled or left, as far as is known."""
 
     def send(self, output: Output) -> None:
         """Send a response; the one with a finish reason is the last."""

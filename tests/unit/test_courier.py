@@ -47,3 +47,14 @@ def test_outputs_that_wait_are_carried_together() -> None:
     receiver = Receiver(broken=False)
     carry(receiver, [Output("a", 1, 1), Output("b", 1, 1, finish_reason="stop")])
     assert receiver.told == ["response ab"]
+
+
+def test_a_cancel_by_request_is_known_at_once_and_stays() -> None:
+    courier = Courier()
+    sink = CourierSink(courier, Receiver(broken=False), wants_cumulative_logprob=False)
+    assert not sink.cancelled()
+    sink.cancel()
+    assert sink.cancelled()
+    # That its call is still open is no news.
+    sink._check()
+    assert sink.cancelled()

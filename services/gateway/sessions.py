@@ -57,6 +57,8 @@ class Session:
         self.lost: ServiceError | None = None
         self._ended = False
         self._loss = asyncio.Event()
+        # Until then nobody takes it over, for all that this gateway knows.
+        self._held_until = self._now() + lease_seconds
         self._writing = asyncio.Lock()
 
     @property
@@ -107,7 +109,7 @@ class Session:
         Raises:
             StoreError: the store fails.
         """
-        owner = uuid.uuid4().hex
+        owner, began = uuid.uuid4().hex, cls._now()
         fence = await store.take_over(session_id, lease_seconds, owner)
         if not fence:
             return None
@@ -123,6 +125,7 @@ class Session:
         session = cls(store, session_id, lease_seconds, stored.request)
         session._images, session._origin = stored.images, stored.origin
         session._fence, session._owner = fence, owner
+        session._held_until = began + lease_seconds
         session._takeovers = stored.takeovers
         session._steps = list(stored.steps)
         session.stored = len(session._steps)
@@ -200,21 +203,14 @@ class Session:
             if self.lost is not None or self._ended:
                 return
             try:
-                if renew:
-                    await self._register()
-                if renew and self._fence:
-                    self._check(await self._store.renew(self.id, self._fence, self._lease_seconds))
-                if not self._fence:
-                    await self._create()
-                while self.stored < len(self._steps) and self.lost is None:
-                    step = self._steps[self.stored]
-                    appended = await self._store.append(self.id, self._fence, self.stored, step)
-                    if appended is Appended.NO_SESSION:
-                        await self._create()
-                    elif not (appended is Appended.WRONG_INDEX and await self._rewound()):
-                        self._check_appended(appended)
-                        self.stored += self.lost is None
-                        self._takeovers = 0
+                try:
+                    await self._store_all(renew)
+                except StoreError:
+                    # A process that was frozen finds that its time is over, which says nothing of the store;
+                    # and meanwhile another may hold the session.
+                    if self.away or self._now() < self._held_until:
+                        raise
+                    await self._store_all(renew)
             except StoreError as error:
                 self._note_away(str(error))
             else:
@@ -222,11 +218,32 @@ class Session:
                     log.info("session is durable again")
                 self.away = ""
 
+    async def _store_all(self, renew: bool) -> None:
+        began = self._now()
+        if renew:
+            await self._register()
+        if renew and self._fence:
+            self._check(await self._store.renew(self.id, self._fence, self._lease_seconds))
+            self._held_until = began + self._lease_seconds
+        if not self._fence:
+            await self._create()
+        while self.stored < len(self._steps) and self.lost is None:
+            step = self._steps[self.stored]
+            appended = await self._store.append(self.id, self._fence, self.stored, step)
+            if appended is Appended.NO_SESSION:
+                await self._create()
+            elif not (appended is Appended.WRONG_INDEX and await self._rewound()):
+                self._check_appended(appended)
+                self.stored += self.lost is None
+                self._takeovers = 0
+
     async def _create(self) -> None:
         """Stores it for the first time, or anew where the store has forgotten everything."""
+        began = self._now()
         self._fence = await self._store.create(
             self.id, self._request, self._images, self._lease_seconds, self._owner, self._origin
         )
+        self._held_until = began + self._lease_seconds
         self.stored = 0
         if not self._fence:
             self._lose(HandedOverError("another gateway has begun this session meanwhile"))
@@ -253,6 +270,10 @@ class Session:
             # It is done again with each renewal.
             with suppress(StoreError):
                 await self._store.register(self.id, self._lease_seconds * 2**doublings)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _check(self, hold: Hold) -> None:
         if hold is Hold.CANCELLED:

@@ -10,7 +10,6 @@ is not held; the price is some 28 KB of each cancelled stream that Triton never 
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 from tritonclient.grpc import service_pb2
@@ -27,6 +26,8 @@ END_SECONDS = 1.0
 class TritonStream:
     """One generation. Iterate over the messages; then `finish` or `cancel`, and hold it until it has ended.
 
+    No asynchronous generators: one that a task of gRPC's waits in cannot be closed when the loop ends.
+
     Args:
         stub: of Triton's service.
         request: with an id of its own.
@@ -37,44 +38,52 @@ class TritonStream:
     def __init__(
         self, stub: Any, request: service_pb2.ModelInferRequest, cancels: bool, seconds: float
     ) -> None:
-        self._request = request
-        self._cancels = cancels
-        # Whether the generation is to be cancelled; set when there is no more to come of it.
-        self._over: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._requests = _Requests(request) if cancels else None
+        # No more is to come of it.
+        self._over = False
         self._messages = asyncio.Queue[service_pb2.ModelStreamInferResponse | None](_MESSAGES)
-        requests = self._requests() if cancels else (refused(request.model_name), request)
-        self._call = stub.ModelStreamInfer(requests, timeout=seconds)
+        self._call = stub.ModelStreamInfer(
+            self._requests or (refused(request.model_name), request), timeout=seconds
+        )
         # In a task of its own: gRPC cancels a call where a task that waits for its messages is cancelled.
         self.reading = asyncio.create_task(self._read(), name="triton-stream")
         """Until the stream has ended."""
         # An error is nobody's who has left.
         self.reading.add_done_callback(lambda reading: reading.cancelled() or reading.exception())
 
-    async def __aiter__(self) -> AsyncIterator[service_pb2.ModelStreamInferResponse]:
-        """The messages of the generation.
+    def __aiter__(self) -> "TritonStream":
+        return self
+
+    async def __anext__(self) -> service_pb2.ModelStreamInferResponse:
+        """The next message of the generation.
 
         Raises:
             grpc.aio.AioRpcError: the call fails.
         """
-        while (message := await self._messages.get()) is not None:
-            yield message
-        await self.reading
+        if (message := await self._messages.get()) is None:
+            await self.reading
+            raise StopAsyncIteration
+        return message
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more comes of it but its status."""
-        return self._over.done() or self.reading.done()
+        return self._over or self.reading.done()
 
     def finish(self) -> None:
         """Lets it end by itself: its last message has come. A cancel would keep Triton from stopping."""
-        self._over.set_result(False)
+        self._over = True
+        if self._requests:
+            self._requests.end(cancel=False)
 
     def cancel(self) -> None:
         """Has the generation end."""
-        self._over.set_result(True)
+        self._over = True
+        # The reader may wait for room.
         while not self._messages.empty():
             self._messages.get_nowait()
-        if self._cancels:
+        if self._requests:
+            self._requests.end(cancel=True)
             waiting = asyncio.get_running_loop().call_later(END_SECONDS, self._call.cancel)
             self.reading.add_done_callback(lambda _: waiting.cancel())
         else:
@@ -84,24 +93,46 @@ class TritonStream:
         try:
             # To the end, whoever listens: gRPC tells of it only behind the last message.
             async for message in self._call:
-                if not self._over.done() and message.infer_response.id != _REFUSED:
+                if not self._over and message.infer_response.id != _REFUSED:
                     await self._messages.put(message)
         finally:
-            if not self._over.done():
+            if not self._over:
                 await self._messages.put(None)
 
-    async def _requests(self) -> AsyncIterator[service_pb2.ModelInferRequest]:
-        yield self._request
-        if await self._over:
-            cancel = service_pb2.ModelInferRequest(
-                model_name=self._request.model_name,
-                model_version=self._request.model_version,
-                id=self._request.id,
-            )
-            for name, kind, value in (("text_input", "BYTES", bytes(4)), (CANCEL, "BOOL", b"\x01")):
-                cancel.inputs.add(name=name, datatype=kind, shape=[1])
-                cancel.raw_input_contents.append(value)
-            yield cancel
+
+class _Requests:
+    """What is asked on a stream: a generation, and perhaps its end; until then its sending side is open."""
+
+    def __init__(self, request: service_pb2.ModelInferRequest) -> None:
+        self._request = request
+        self._begun = False
+        self._ended = asyncio.Event()
+        self._cancel = False
+
+    def end(self, *, cancel: bool) -> None:
+        """Nothing more is asked, or only that the generation end."""
+        self._cancel = cancel
+        self._ended.set()
+
+    def __aiter__(self) -> "_Requests":
+        return self
+
+    async def __anext__(self) -> service_pb2.ModelInferRequest:
+        if not self._begun:
+            self._begun = True
+            return self._request
+        await self._ended.wait()
+        if not self._cancel:
+            raise StopAsyncIteration
+        self._cancel = False
+        asked = self._request
+        cancel = service_pb2.ModelInferRequest(
+            model_name=asked.model_name, model_version=asked.model_version, id=asked.id
+        )
+        for name, kind, value in (("text_input", "BYTES", bytes(4)), (CANCEL, "BOOL", b"\x01")):
+            cancel.inputs.add(name=name, datatype=kind, shape=[1])
+            cancel.raw_input_contents.append(value)
+        return cancel
 
 
 def refused(model: str) -> service_pb2.ModelInferRequest:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +41,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     With `takes_cancel` it is one of our backends, which end a generation on a request; without, vLLM's.
     """
 
-    script: Callable[[Seen], list[Say]]
+    script: Callable[[Seen], Iterable[Say]]
     takes_cancel: bool = True
     heeds_cancel: bool = True
     seen: list[Seen] = field(default_factory=list)
@@ -163,7 +163,7 @@ async def serving(
 
 @asynccontextmanager
 async def serving_triton(
-    script: Callable[[Seen], list[Say]], takes_cancel: bool = True
+    script: Callable[[Seen], Iterable[Say]], takes_cancel: bool = True
 ) -> AsyncIterator[tuple[FakeTriton, str]]:
     """A fake Triton and its address."""
     fake = FakeTriton(script, takes_cancel)

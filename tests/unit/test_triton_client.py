@@ -1,6 +1,7 @@
 """The Triton client against a fake of Triton's front: errors, deadlines, and no call left running."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -125,6 +126,26 @@ async def test_a_backend_that_does_not_heed_a_cancel_is_left(monkeypatch: pytest
         await fake.asked.wait()
         task.cancel()
         await asyncio.wait_for(fake.broken_off.wait(), 2)
+        await model.close()
+
+
+async def test_a_stream_that_breaks_off_is_heard_of_at_once() -> None:
+    def breaks(_: Seen) -> Iterator[Say]:
+        yield Say("a")
+        raise RuntimeError("Triton is gone")
+
+    async with serving_triton(breaks) as (_, address):
+        model = TritonModel(address, "m")
+        pieces = []
+
+        async def listen() -> None:
+            async with model.generate("p", [], {}, stream=True, seconds=30) as chunks:
+                async for chunk in chunks:
+                    pieces.append(chunk.text)
+
+        with pytest.raises(ServiceError):
+            await asyncio.wait_for(listen(), 5)
+        assert pieces == ["a"]
         await model.close()
 
 

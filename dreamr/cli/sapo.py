@@ -148,8 +148,8 @@ def sapo(
     for path in draw(folder):
         progress.print(f"drawn: {path}")
     found = work.best()
-    if found is None:
-        sys.stdout.write("no checkpoint keeps the target's accuracy\n")
+    if found is None or found.step == 0:
+        sys.stdout.write("no checkpoint keeps the accuracy and is faster than the draft it began with\n")
         raise typer.Exit(1)
     sys.stdout.write(f"best after {done} updates: {_line(found)}; its weights: {work.best_folder}\n")
     if into is not None:

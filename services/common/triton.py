@@ -172,7 +172,10 @@ class TritonModel:
         request = self._request(version)
         _fill(request, prompt, images, parameters, stream=stream)
         if self._cancels is None:
+            clock = asyncio.get_running_loop().time
+            began = clock()
             self._cancels = await self._takes_cancel(seconds)
+            seconds = max(0.001, seconds - (clock() - began))
         # A model's name says nothing about anybody's question; prompts and texts are no attributes.
         with tracing.span("triton", {"gen_ai.request.model": self.model}, "CLIENT") as span:
             found = TritonStream(self._stub, request, self._cancels, seconds)
@@ -269,6 +272,8 @@ class TritonModel:
                         return
                     yield chunk
         except grpc.aio.AioRpcError as error:
+            # Another Triton may come in its place.
+            self._cancels = None
             raise from_rpc(error, self.model) from error
         raise BrokenError(f"{self.model}: ended before its generation was finished")
 

@@ -3,13 +3,16 @@
 Where a stream is cancelled in the very moment in which a response of its *first* request leaves, two threads
 of Triton take the stream's lock and the request's in different orders, and wait for each other: no stream of
 any model gets an answer again. (2.51, and as of 2.73 the code is the same: `ModelStreamInferHandler` holds
-the first request's lock while it looks whether the stream was cancelled.) So streams are not cancelled where
-the backend can be told otherwise: ours ends a generation on a request with `cancel`, and the stream comes to
-its own end. vLLM's cannot. There the first request is one that Triton refuses, since a second request's lock
-is not held; the price is some 28 KB of each cancelled stream that Triton never lets go of.
+the first request's lock while it looks whether the stream was cancelled.) A second request's lock is not
+held, so the first is one that Triton refuses before it reaches a model. But of such a stream, if cancelled,
+Triton never lets go of some 28 KB. So a generation is ended by a request with `cancel`, where the backend
+takes it as ours does, and its stream comes to its own end; only deadlines, vLLM's backend and what cannot be
+reached any more are left to be cancelled. (The request must reach the same instance: ours have one a model.)
 """
 
 import asyncio
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from tritonclient.grpc import service_pb2
@@ -38,13 +41,12 @@ class TritonStream:
     def __init__(
         self, stub: Any, request: service_pb2.ModelInferRequest, cancels: bool, seconds: float
     ) -> None:
-        self._requests = _Requests(request) if cancels else None
         # No more is to come of it.
         self._over = False
         self._messages = asyncio.Queue[service_pb2.ModelStreamInferResponse | None](_MESSAGES)
-        self._call = stub.ModelStreamInfer(
-            self._requests or (refused(request.model_name), request), timeout=seconds
-        )
+        begun = (refused(request.model_name), request)
+        self._requests = _Requests(begun) if cancels else None
+        self._call = stub.ModelStreamInfer(self._requests or begun, timeout=seconds)
         # In a task of its own: gRPC cancels a call where a task that waits for its messages is cancelled.
         self.reading = asyncio.create_task(self._read(), name="triton-stream")
         """Until the stream has ended."""
@@ -74,7 +76,7 @@ class TritonStream:
         """Lets it end by itself: its last message has come. A cancel would keep Triton from stopping."""
         self._over = True
         if self._requests:
-            self._requests.end(cancel=False)
+            self._requests.end()
 
     def cancel(self) -> None:
         """Has the generation end."""
@@ -83,7 +85,7 @@ class TritonStream:
         while not self._messages.empty():
             self._messages.get_nowait()
         if self._requests:
-            self._requests.end(cancel=True)
+            self._requests.cancel()
             waiting = asyncio.get_running_loop().call_later(END_SECONDS, self._call.cancel)
             self.reading.add_done_callback(lambda _: waiting.cancel())
         else:
@@ -96,6 +98,9 @@ class TritonStream:
                 if not self._over and message.infer_response.id != _REFUSED:
                     await self._messages.put(message)
         finally:
+            if self._requests:
+                # Of a call that broke off: gRPC's task would wait on.
+                self._requests.end()
             if not self._over:
                 await self._messages.put(None)
 
@@ -103,36 +108,36 @@ class TritonStream:
 class _Requests:
     """What is asked on a stream: a generation, and perhaps its end; until then its sending side is open."""
 
-    def __init__(self, request: service_pb2.ModelInferRequest) -> None:
-        self._request = request
-        self._begun = False
+    def __init__(self, begun: Sequence[service_pb2.ModelInferRequest]) -> None:
+        self._waiting = deque(begun)
+        self._last = begun[-1]
         self._ended = asyncio.Event()
-        self._cancel = False
 
-    def end(self, *, cancel: bool) -> None:
-        """Nothing more is asked, or only that the generation end."""
-        self._cancel = cancel
+    def end(self) -> None:
+        """Nothing more is asked."""
         self._ended.set()
 
-    def __aiter__(self) -> "_Requests":
-        return self
-
-    async def __anext__(self) -> service_pb2.ModelInferRequest:
-        if not self._begun:
-            self._begun = True
-            return self._request
-        await self._ended.wait()
-        if not self._cancel:
-            raise StopAsyncIteration
-        self._cancel = False
-        asked = self._request
+    def cancel(self) -> None:
+        """Only that the generation end."""
+        asked = self._last
         cancel = service_pb2.ModelInferRequest(
             model_name=asked.model_name, model_version=asked.model_version, id=asked.id
         )
         for name, kind, value in (("text_input", "BYTES", bytes(4)), (CANCEL, "BOOL", b"\x01")):
             cancel.inputs.add(name=name, datatype=kind, shape=[1])
             cancel.raw_input_contents.append(value)
-        return cancel
+        self._waiting.append(cancel)
+        self.end()
+
+    def __aiter__(self) -> "_Requests":
+        return self
+
+    async def __anext__(self) -> service_pb2.ModelInferRequest:
+        if not self._waiting:
+            await self._ended.wait()
+        if not self._waiting:
+            raise StopAsyncIteration
+        return self._waiting.popleft()
 
 
 def refused(model: str) -> service_pb2.ModelInferRequest:

@@ -25,12 +25,12 @@ from services.gateway.messages import Event, Start, Step
 from services.gateway.metrics import Fate
 from services.gateway.outbox import Note, Outbox
 from services.gateway.plan import Plan
+from services.gateway.prefill import Prefill
 from services.gateway.recorder import Recorder
 from services.gateway.sessions import Session
 from services.gateway.speculation import Speculation
 from services.gateway.store import Status
 from services.gateway.timelines import Timelines
-from services.gateway.totals import ModelTotals
 
 log = structlog.get_logger()
 
@@ -155,6 +155,7 @@ class Reasoning:
                     response.finished.totals.prompt_tokens = parts.prompt_tokens
                 await outbox.put(response)
                 if response.HasField("commit"):
+                    prefill.end()
                     metrics.count_commit(plan.policy.name, response.commit)
                     if self._draining and session.durable:
                         driver.abort(HandedOverError("this gateway is shutting down; resume at another one"))
@@ -186,15 +187,8 @@ class Reasoning:
                 governor=governor,
                 record=record,
             )
+            prefill = Prefill(parts, driver.totals.target)
             self._drivers[session.id] = driver
-            started = gateway_pb2.Started(
-                session_id=session.id,
-                policy=plan.policy.name,
-                window=plan.policy.window,
-                alpha=plan.alpha,
-                durable=session.durable,
-                speculation=convert.SPECULATIONS[speculation],
-            )
             # Its client has left, unless it turns out otherwise.
             fate, failure = Fate.CANCELLED, None
             try:
@@ -205,21 +199,15 @@ class Reasoning:
                 ):
                     keeping = group.create_task(session.keep(driver.abort))
                     draining = group.create_task(outbox.drain())
-                    await outbox.begin(started, told=task.told)
-                    # Where no rival reads the question, the first verdict would have to.
-                    reading = (
-                        group.create_task(_prefill(parts, task, driver.totals.target))
-                        if plan.policy.rivals and speculation is Speculation.AFTER_REJECT
-                        else None
-                    )
+                    await outbox.begin(_started(session, plan, speculation), told=task.told)
+                    prefill.begin(group, plan.policy, speculation, task.committed)
                     try:
                         await driver.run()
                         fate = Fate.FINISHED
                     except ServiceError as error:
                         # What was committed before still goes out.
                         failure = error
-                    if reading:
-                        reading.cancel()
+                    prefill.end()
                     await outbox.close()
                     # The session is held until its client has it all, however slowly it reads.
                     await draining
@@ -289,17 +277,15 @@ class Reasoning:
             task.add_done_callback(self._late.discard)
 
 
-async def _prefill(parts: ClusterParts, task: Task, totals: ModelTotals) -> None:
-    totals.calls += 1
-    try:
-        with tracing.span("prefill"):
-            totals.generated_tokens += await parts.prefill([step.text for step in task.committed])
-    except ServiceError:
-        # Whoever needs the target hears of it.
-        log.debug("the target did not read ahead", exc_info=True)
-    except asyncio.CancelledError:
-        totals.cancelled_calls += 1
-        raise
+def _started(session: Session, plan: Plan, speculation: Speculation) -> gateway_pb2.Started:
+    return gateway_pb2.Started(
+        session_id=session.id,
+        policy=plan.policy.name,
+        window=plan.policy.window,
+        alpha=plan.alpha,
+        durable=session.durable,
+        speculation=convert.SPECULATIONS[speculation],
+    )
 
 
 def _fate(failure: ServiceError) -> Fate:

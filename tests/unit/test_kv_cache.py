@@ -27,9 +27,9 @@ def held(arena: Arena) -> list[int]:
     return [int(value) for value in arena.buffer[0, 0, 0, 0, : arena.used, 0]]
 
 
-def look_up(store: PrefixStore, *ids: int) -> Arena:
+def look_up(store: PrefixStore, *ids: int, asked_once: bool = False) -> Arena:
     length, entry = store.find(key(*ids), len(ids) - 1)
-    return store.open(key(*ids), length, entry, LAYOUT, len(ids) + 2)
+    return store.open(key(*ids), length, entry, LAYOUT, len(ids) + 2, asked_once=asked_once)
 
 
 def test_common_prefix() -> None:
@@ -109,7 +109,8 @@ def test_the_end_of_a_prompt_that_was_asked_once_makes_room() -> None:
     store = PrefixStore(10 * ARENA_BYTES)
     judged = written(1, 2, 3, 90, 91)
     store.put(key(1, 2, 3, 90, 91), judged, asked_once=True)
-    going_on = look_up(store, 1, 2, 3, 4, 90, 91)
+    assert look_up(store, 1, 2, 3, 7) is not judged, "a rival leaves the step to the next verdict"
+    going_on = look_up(store, 1, 2, 3, 4, 90, 91, asked_once=True)
     assert going_on is judged
     assert held(going_on) == [1, 2, 3]
     # What is left of it is still there for others, and what is written over it is not.
@@ -129,10 +130,10 @@ def test_no_other_end_makes_room() -> None:
     store = PrefixStore(10 * ARENA_BYTES)
     generated = written(1, 2, 3, 7, 8)
     store.put(key(1, 2, 3, 7, 8), generated)
-    assert look_up(store, 1, 2, 3, 4) is not generated
+    assert look_up(store, 1, 2, 3, 4, asked_once=True) is not generated
     long = written(*range(100, 100 + 2 * BLOCK))
     store.put(key(*range(100, 100 + 2 * BLOCK)), long, asked_once=True)
-    other = look_up(store, 100, 101, 4)
+    other = look_up(store, 100, 101, 4, asked_once=True)
     assert other is not long
     assert held(other) == [100, 101]
     assert held(long) == [*range(100, 100 + 2 * BLOCK)]

@@ -159,9 +159,10 @@ async def test_a_call_whose_last_piece_is_here_ends_by_itself() -> None:
     assert not fake.cancelled.is_set()
 
 
-async def test_a_stream_that_may_be_cancelled_begins_with_a_refused_request() -> None:
+@pytest.mark.parametrize("takes_cancel", [True, False])
+async def test_no_request_is_the_first_of_its_stream(takes_cancel: bool) -> None:
     """Triton can lock up where a cancel meets a response of a stream's first request."""
-    async with serving_triton(lambda _: [Say("a", "stop")], takes_cancel=False) as (fake, address):
+    async with serving_triton(lambda _: [Say("a", "stop")], takes_cancel) as (fake, address):
         model = TritonModel(address, "m")
         for _ in range(2):
             await model.complete("p", [], {}, seconds=5)

@@ -10,7 +10,7 @@ class SapoSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(1000, ge=1, description="Updates of the draft. A run that goes on may be given more.")
+    steps: int = Field(400, ge=1, description="Updates of the draft. A run that goes on may be given more.")
     batch: int = Field(
         8, ge=1, description="Different questions an update: more make it steadier, and dearer in proportion."
     )
@@ -105,7 +105,8 @@ class SapoSettings(BaseModel):
         0.06,
         ge=0,
         le=1,
-        description="How low the 95% interval of that difference may reach: few questions hide a loss.",
+        description="How low the 95% interval of that difference may reach, or that of the draft that "
+        "training starts from: few questions hide a loss.",
     )
     lora: int = Field(
         0,

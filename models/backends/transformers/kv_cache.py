@@ -107,14 +107,14 @@ class _Entry:
     buffer: torch.Tensor
     asked_once: bool
 
-    def may_lose(self, length: int) -> bool:
-        """Whether what stands behind `length` tokens is of no use to anybody.
+    def may_lose(self, length: int, *, asked_once: bool) -> bool:
+        """Whether what stands behind `length` tokens may be written over.
 
-        Such is the end of a prompt that was asked for a single token: a judge's instruction behind the step
-        that others go on from. A long end is another prompt altogether.
+        Of prompts that are asked for a single token it may: a verdict's instruction stands behind the step
+        that the next verdict goes on from. A long end is another prompt altogether.
         """
         lost = len(self.key) - length
-        return lost == 0 or (self.asked_once and lost <= BLOCK)
+        return lost == 0 or (self.asked_once and asked_once and lost <= BLOCK)
 
 
 @dataclass(slots=True)
@@ -200,10 +200,19 @@ class PrefixStore:
         self._entries.move_to_end(best_number)
         return best, self._entries[best_number]
 
-    def open(self, key: Key, length: int, entry: _Entry | None, layout: Layout, capacity: int) -> Arena:
+    def open(
+        self,
+        key: Key,
+        length: int,
+        entry: _Entry | None,
+        layout: Layout,
+        capacity: int,
+        *,
+        asked_once: bool = False,
+    ) -> Arena:
         """An arena to write on from `length` tokens of `entry`.
 
-        The entry's own where nothing of use stands behind them.
+        The entry's own where nothing stands behind them, or nothing that one who asks once has a use for.
         """
         self.counts.queries += 1
         if entry is None or length == 0:
@@ -214,7 +223,7 @@ class PrefixStore:
         if (
             not arena.writing
             and arena.used == len(entry.key)
-            and entry.may_lose(length)
+            and entry.may_lose(length, asked_once=asked_once)
             and arena.buffer is entry.buffer
             and arena.capacity >= capacity
         ):

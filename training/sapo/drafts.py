@@ -60,6 +60,9 @@ def export(start: Path, checkpoint: Path, weights: Path, note: str) -> None:
     model.to(torch.bfloat16).save_pretrained(partial)
     about: dict[str, Any] = {"note": note, "parameters": model.num_parameters()}
     (partial / "training.json").write_text(json.dumps(about, indent=2) + "\n")
+    # safetensors writes for its owner alone, and Triton may run as somebody else.
+    for file in partial.iterdir():
+        file.chmod(0o644)
     partial.replace(weights)
 
 

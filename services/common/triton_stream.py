@@ -44,7 +44,7 @@ class TritonStream:
         # No more is to come of it.
         self._over = False
         self._messages = asyncio.Queue[service_pb2.ModelStreamInferResponse | None](_MESSAGES)
-        begun = (refused(request.model_name), request)
+        begun = (refused(request.model_name, request.model_version), request)
         self._requests = _Requests(begun) if cancels else None
         self._call = stub.ModelStreamInfer(self._requests or begun, timeout=seconds)
         # In a task of its own: gRPC cancels a call where a task that waits for its messages is cancelled.
@@ -140,8 +140,13 @@ class _Requests:
         return self._waiting.popleft()
 
 
-def refused(model: str) -> service_pb2.ModelInferRequest:
-    """A request that Triton refuses before it reaches the model: it lacks its data."""
-    request = service_pb2.ModelInferRequest(model_name=model, id=_REFUSED)
+def refused(model: str, version: str = "") -> service_pb2.ModelInferRequest:
+    """A request that Triton refuses before it reaches the model: it lacks its data.
+
+    Args:
+        version: that of the stream's other requests. Triton writes two responses at once, and aborts, where it
+            knows the one request's version and not the other's.
+    """
+    request = service_pb2.ModelInferRequest(model_name=model, model_version=version, id=_REFUSED)
     request.inputs.add(name="text_input", datatype="BYTES", shape=[1])
     return request

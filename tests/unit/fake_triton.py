@@ -45,7 +45,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     takes_cancel: bool = True
     heeds_cancel: bool = True
     seen: list[Seen] = field(default_factory=list)
-    refused: int = 0
+    refused: list[str] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     # A generation, be it by a request or with its stream; and a stream.
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -64,7 +64,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         try:
             async for request in requests:
                 if len(request.raw_input_contents) < len(request.inputs):
-                    self.refused += 1
+                    self.refused.append(request.model_version)
                     yield refused(request)
                     continue
                 raw = dict(

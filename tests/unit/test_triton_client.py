@@ -165,7 +165,8 @@ async def test_no_request_is_the_first_of_its_stream(takes_cancel: bool) -> None
     async with serving_triton(lambda _: [Say("a", "stop")], takes_cancel) as (fake, address):
         model = TritonModel(address, "m")
         for _ in range(2):
-            await model.complete("p", [], {}, seconds=5)
+            await model.complete("p", [], {}, seconds=5, version=7)
         await model.close()
-    assert fake.refused == 2
+    # Of the same version: see `refused`.
+    assert fake.refused == ["7", "7"]
     assert len(fake.seen) == 2

@@ -144,8 +144,8 @@ def refused(model: str, version: str = "") -> service_pb2.ModelInferRequest:
     """A request that Triton refuses before it reaches the model: it lacks its data.
 
     Args:
-        version: that of the stream's other requests. Triton writes two responses at once, and aborts, where it
-            knows the one request's version and not the other's.
+        version: that of the stream's other requests. Triton writes two responses at once, and aborts, where
+            it knows the one request's version and not the other's.
     """
     request = service_pb2.ModelInferRequest(model_name=model, model_version=version, id=_REFUSED)
     request.inputs.add(name="text_input", datatype="BYTES", shape=[1])

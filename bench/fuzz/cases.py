@@ -108,16 +108,12 @@ def make(seed: int, *, tls: bool) -> Case:
 def good(service: str) -> list[Call]:
     """A right request for each method that starts work."""
     chance = Random(0)
-    found = []
-    for method in _METHODS[service]:
-        if service == "gateway" and method.name != "Reason":
-            continue
-        request = _valid(method, chance)
-        if isinstance(request, gateway_pb2.ReasonRequest):
-            # A bad one may have begun something else under it.
-            request.request_id = ""
-        found.append(Call(_path(method), request.SerializeToString()))
-    return found
+    return [
+        # A bad request may have begun something else under its id.
+        Call(_path(method), _unnamed(_valid(method, chance)).SerializeToString())
+        for method in _METHODS[service]
+        if service != "gateway" or method.name == "Reason"
+    ]
 
 
 def caller_of(service: str) -> str:
@@ -131,6 +127,13 @@ def _may_call(service: str) -> set[str]:
 
 def _path(method: MethodDescriptor) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
+
+
+def _unnamed(request: Message) -> Message:
+    """The request under no id, so that it meets no session."""
+    if isinstance(request, gateway_pb2.ReasonRequest):
+        request.request_id = ""
+    return request
 
 
 def _valid(method: MethodDescriptor, chance: Random) -> Message:
@@ -233,9 +236,7 @@ class _Maker:
             return self._ids()
         del at.images[:]
         at.images.extend(found)
-        if hasattr(request, "request_id"):
-            request.request_id = ""
-        return self._call(request.SerializeToString()), ANSWERED
+        return self._call(_unnamed(request).SerializeToString()), ANSWERED
 
     def _ids(self) -> tuple[Call, frozenset[str]]:
         """Sessions that there are not, or that are over; repeats with something else in them."""

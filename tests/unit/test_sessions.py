@@ -233,26 +233,30 @@ async def test_whoever_took_over_while_the_store_was_away_wins(store: Store) -> 
     assert len((await stored(store)).steps) == 1
 
 
-async def test_one_that_was_frozen_asks_again_before_it_calls_the_store_away(store: Store) -> None:
+async def test_one_that_was_frozen_asks_again_before_it_calls_the_store_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = await opened(store)
     await session.append(commit(0))
 
     async def frozen(*_: object) -> None:
         # The process stands still in the middle of a command, whose time is over when it goes on.
-        store.append = append  # type: ignore[method-assign]
+        monkeypatch.undo()
         await asyncio.sleep(LEASE * 1.1)
         taken = await Session.take_over(store, "s", LEASE)
         assert taken
         await taken[0].append(commit(1))
         raise StoreError("timed out")
 
-    append, store.append = store.append, frozen  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "append", frozen)
     assert not await session.append(commit(1)), "its client must not hear of a step that is another's"
     assert isinstance(session.lost, UnavailableError)
     assert len((await stored(store)).steps) == 2
 
 
-async def test_a_store_that_fails_within_the_lease_is_away(store: Store) -> None:
+async def test_a_store_that_fails_within_the_lease_is_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = await opened(store)
     calls = 0
 
@@ -261,7 +265,7 @@ async def test_a_store_that_fails_within_the_lease_is_away(store: Store) -> None
         calls += 1
         raise StoreError("away")
 
-    store.append = fails  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "append", fails)
     assert await session.append(commit(0))
     assert (session.away, calls) == ("away", 1)
 

@@ -26,7 +26,7 @@ from training.sapo.drafts import begin, export, load_model, load_processor
 from training.sapo.evaluation import Evaluation, best, keeps_accuracy
 from training.sapo.judge import Judge
 from training.sapo.questions import Question, bundled, from_file, order, split
-from training.sapo.records import Records
+from training.sapo.records import TOKENS, Records
 from training.sapo.rewards import acceptance, length, outcome
 from training.sapo.rollout import Rollout
 from training.sapo.settings import SapoSettings
@@ -340,7 +340,9 @@ def test_a_checkpoint_becomes_a_version_that_is_the_draft_but_for_its_weights(tm
 
 def test_the_ablation_tells_what_is_over(tmp_path: Path) -> None:
     seeds = (0, 1)
-    assert [weights for weights, _ in ablation.planned(seeds)].count((1, 1, 1)) == 2
+    plan = ablation.planned(seeds)
+    assert plan.index(((1, 1, 3), 0)) < plan.index(((1, 1, 1), 1))
+    assert len(plan) == len(set(plan)) == 12
     for seed, steps in ((0, 150), (1, 150)):
         folder = tmp_path / f"1-1-1-seed-{seed}"
         folder.mkdir()
@@ -356,3 +358,19 @@ def test_the_ablation_tells_what_is_over(tmp_path: Path) -> None:
     text = ablation.table(rows)
     assert "| 1 : 1 : 1 | 2 | 90.0% (90.0% to 90.0%) | -0.5% (-1.0% to +0.0%) | 1.85 (1.80 to 1.90)" in text
     assert "| the draft as it was | | 90.0% | +0.0% | 1.50 | 150.0 |" in text
+
+
+def test_a_run_of_the_ablation_is_given_what_another_has_asked(tmp_path: Path) -> None:
+    first, same, other = (tmp_path / f"{name}" for name in ("1-0-0-seed-0", "0-1-0-seed-0", "1-1-1-seed-1"))
+    for folder in (first, same, other):
+        folder.mkdir()
+    ablation.share(tmp_path, first, 0, (0, 1))
+    assert list(first.iterdir()) == []
+    Records(first).add(evaluation(0, 1.5, 0, -0.01))
+    Records(first).add(evaluation(150, 1.8, 0, -0.01))
+    (first / TOKENS).write_text("[7]")
+    for folder, seed in ((same, 0), (other, 1)):
+        ablation.share(tmp_path, folder, seed, (0, 1))
+        assert Records(folder).evaluations() == Records(first).evaluations()[:1]
+    assert (same / TOKENS).read_text() == "[7]"
+    assert not (other / TOKENS).exists()  # another seed's questions

@@ -1,11 +1,14 @@
 """`python -m training.sapo.ablation`: runs with other weights of the rewards, and a table of their ends.
 
-Each run has a folder of its own and goes on where it was stopped; one that is over is not done again.
+Each run has a folder of its own and goes on where it was stopped; one that is over is not done again. What
+the weights do not change is asked once, and copied: what the target takes for a seed's questions, and how
+good the draft was before.
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 
 from training.sapo.evaluation import Evaluation
-from training.sapo.records import Records
+from training.sapo.records import TOKENS, Records
 from training.sapo.settings import SapoSettings
 
 MAIN = ((1, 0, 0), (0, 1, 0), (1, 1, 1))
@@ -33,9 +36,9 @@ class Row:
 
 
 def planned(seeds: Sequence[int]) -> list[tuple[Weights, int]]:
-    """Every run: weights and seed."""
-    return [(weights, seed) for weights in MAIN for seed in seeds] + [
-        (weights, seeds[0]) for weights in OTHERS
+    """Every run: weights and seed. All weights come with the first seed before any with another."""
+    return [(weights, seeds[0]) for weights in MAIN + OTHERS] + [
+        (weights, seed) for seed in seeds[1:] for weights in MAIN
     ]
 
 
@@ -78,11 +81,28 @@ def rows_of(folder: Path, seeds: Sequence[int]) -> list[Row]:
     ]
 
 
+def share(folder: Path, run: Path, seed: int, seeds: Sequence[int]) -> None:
+    """Copies into a run's folder what another in `folder` has asked already."""
+    for weights, other_seed in planned(seeds):
+        other = _folder(folder, weights, other_seed)
+        if not Records(run).evaluations() and (known := Records(other).evaluations()):
+            Records(run).add(known[0])
+        tokens = other / TOKENS
+        if other_seed == seed and tokens.exists() and not (run / TOKENS).exists():
+            shutil.copyfile(tokens, run / TOKENS)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is left to run, and writes `ablation.md` after each run."""
     parser = argparse.ArgumentParser(prog="python -m training.sapo.ablation", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("training/runs/ablation"))
     parser.add_argument("--steps", type=int, default=150, help="updates of each run")
+    parser.add_argument(
+        "--draft",
+        type=Path,
+        default=Path("models/repository/draft/1/weights"),
+        help="the draft that every run in the folder begins with",
+    )
     parser.add_argument("--validation", type=int, default=100, help="questions of an evaluation")
     parser.add_argument("--seeds", default="0,1,2", help="of the main weightings; the others take the first")
     options = parser.parse_args(arguments)
@@ -104,9 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             length=length,
             seed=seed,
         )
-        work = Sapo(_folder(options.folder, weights, seed), settings)
+        work = Sapo(_folder(options.folder, weights, seed), settings, draft=options.draft)
         begun = (work.folder / "settings.json").exists()
         work.prepare(resume=begun)
+        share(options.folder, work.folder, seed, seeds)
         if not begun or not _is_spread(options.folder, weights, seed, Records(work.folder).evaluations()):
             sys.stderr.write(f"{weights}, seed {seed}\n")
             run(work.learn(Told()))

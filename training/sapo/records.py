@@ -27,6 +27,10 @@ COLUMNS = {
 """TRL's names and ours; a weight of 0 leaves its reward's column empty."""
 
 
+TOKENS = "target-tokens.json"
+"""What the target takes for each training question, in their order."""
+
+
 class Records:
     """`metrics.csv` and `evaluations.jsonl` of a run; both are written as it goes."""
 

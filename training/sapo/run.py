@@ -20,7 +20,7 @@ from training.sapo.evaluation import Evaluation, best
 from training.sapo.learner import Learner
 from training.sapo.live import Live, Running
 from training.sapo.questions import Question, bundled, from_file, split
-from training.sapo.records import Records
+from training.sapo.records import TOKENS, Records
 from training.sapo.settings import SapoSettings
 
 Result = TypeVar("Result")
@@ -177,7 +177,7 @@ class Sapo:
         """The questions with what the target takes for each; asked once in a run, and kept in its folder."""
         if not self.settings.length or all(question.target_tokens for question in questions):
             return list(questions)
-        path = self.folder / "target-tokens.json"
+        path = self.folder / TOKENS
         known = json.loads(path.read_text()) if path.exists() else []
         places = asyncio.Semaphore(ASKED_AT_ONCE)
 

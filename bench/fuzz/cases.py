@@ -8,16 +8,12 @@ from functools import cache, cached_property
 from random import Random
 from typing import Any
 
-from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import Message
-
 from bench.fuzz import images, wire
+from bench.fuzz.requests import METHODS, may_call, path_of, unnamed, valid
 from bench.fuzz.values import BYTES, Values, entry, fields_of
 from dreamr.tls import ROLES
-from dreamr.v1 import common_pb2, draft_pb2, gateway_pb2, target_pb2, verifier_pb2
+from dreamr.v1 import common_pb2
 from services.common.channel import MAX_MESSAGE_BYTES
-from services.common.identity import CALLERS
-from services.gateway.sessions import Session
 
 LONG_SECONDS = 20.0
 """No request takes that long: one that ends by this deadline has hung."""
@@ -25,18 +21,6 @@ LONG_SECONDS = 20.0
 NOBODY, STRANGER, PLAIN = "nobody", "stranger", "plaintext"
 """Callers without a certificate, with one of another CA, and without TLS where it is served."""
 
-_METHODS = {
-    name: tuple(
-        method for service in module.DESCRIPTOR.services_by_name.values() for method in service.methods
-    )
-    for name, module in (
-        ("gateway", gateway_pb2),
-        ("draft", draft_pb2),
-        ("target", target_pb2),
-        ("verifier", verifier_pb2),
-    )
-}
-_REQUEST_IDS = 64
 _PATIENCE_SECONDS = 0.03
 
 # What a call may end with. UNKNOWN is never among it, and INTERNAL only where gRPC itself says so, before any
@@ -105,70 +89,6 @@ def make(seed: int, *, tls: bool) -> Case:
     return _Maker(Random(f"{seed} {tls}"), seed, tls=tls).case()
 
 
-def good(service: str) -> list[Call]:
-    """A right request for each method that starts work."""
-    chance = Random(0)
-    return [
-        # A bad request may have begun something else under its id.
-        Call(_path(method), _unnamed(_valid(method, chance)).SerializeToString())
-        for method in _METHODS[service]
-        if service != "gateway" or method.name == "Reason"
-    ]
-
-
-def caller_of(service: str) -> str:
-    """A role that may call it."""
-    return next(role for role in ROLES if role in _may_call(service))
-
-
-def _may_call(service: str) -> set[str]:
-    return CALLERS[_METHODS[service][0].containing_service.full_name]
-
-
-def _path(method: MethodDescriptor) -> str:
-    return f"/{method.containing_service.full_name}/{method.name}"
-
-
-def _unnamed(request: Message) -> Message:
-    """The request under no id, so that it meets no session."""
-    if isinstance(request, gateway_pb2.ReasonRequest):
-        request.request_id = ""
-    return request
-
-
-def _valid(method: MethodDescriptor, chance: Random) -> Message:
-    """A request that is right, and soon done."""
-    context = common_pb2.Context(
-        session_id="fuzz",
-        question="what is the total ?",
-        images=[common_pb2.Image(data=images.good())],
-        steps=["one ."] * chance.randrange(3),
-    )
-    step = common_pb2.Step(text="one .", tokens=3)
-    # Few of them, so that requests meet one another's sessions, and few sessions are worked on.
-    request_id = f"fuzz-{chance.randrange(_REQUEST_IDS)}"
-    session_id = Session.id_of(request_id)
-    options = gateway_pb2.ReasonOptions(max_steps=2, max_step_tokens=8, max_answer_tokens=4)
-    known: dict[str, Message] = {
-        "Reason": gateway_pb2.ReasonRequest(
-            question=context.question, images=context.images, options=options, request_id=request_id
-        ),
-        "Resume": gateway_pb2.ResumeRequest(session_id=session_id, from_index=chance.randrange(2)),
-        "GetSession": gateway_pb2.GetSessionRequest(session_id=session_id),
-        "Cancel": gateway_pb2.CancelRequest(session_id=session_id),
-        "Draft": draft_pb2.DraftRequest(context=context, max_steps=1, max_step_tokens=8),
-        "Generate": target_pb2.GenerateRequest(context=context, max_steps=1, max_step_tokens=8),
-        "Score": target_pb2.ScoreRequest(context=context, candidate=step, instruction="is it right ?", top=5),
-        "Verify": verifier_pb2.VerifyRequest(context=context, candidate=step),
-    }
-    if method.name == "Answer":
-        kind = (
-            draft_pb2.DraftServiceAnswerRequest if "Draft" in method.full_name else target_pb2.AnswerRequest
-        )
-        return kind(context=context, max_tokens=4)
-    return known[method.name]
-
-
 class _Maker:
     """Makes one case; every draw comes from the case's own chance."""
 
@@ -176,9 +96,9 @@ class _Maker:
         self._chance = chance
         self._seed = seed
         self._tls = tls
-        self._service = chance.choices(tuple(_METHODS), (4, 2, 2, 2))[0]
-        self._method = chance.choice(_METHODS[self._service])
-        self._path = _path(self._method)
+        self._service = chance.choices(tuple(METHODS), (4, 2, 2, 2))[0]
+        self._method = chance.choice(METHODS[self._service])
+        self._path = path_of(self._method)
         self._values = Values(chance, lambda: images.bad(chance))
 
     def case(self) -> Case:
@@ -193,7 +113,7 @@ class _Maker:
     def _called(self, case: Case) -> Case:
         """By a role that may call, by one that may not, or by who is nobody here."""
         chance = self._chance
-        able = _may_call(self._service)
+        able = may_call(self._service)
         who = chance.random()
         # Health and reflection answer every role.
         if who < 0.7 or isinstance(case.sent, Raw) or case.kind == "method_name":
@@ -212,7 +132,7 @@ class _Maker:
 
     @cached_property
     def _good(self) -> bytes:
-        return _valid(self._method, self._chance).SerializeToString()
+        return valid(self._method, self._chance).SerializeToString()
 
     def _field(self) -> tuple[Call, frozenset[str]]:
         """A valid request with a field or a few broken."""
@@ -230,23 +150,23 @@ class _Maker:
         count = self._chance.choice((1, 1, 1, 1, 2, 8, 9, 500))
         found = [common_pb2.Image(data=images.bad(self._chance)) for _ in range(min(count, 9))]
         found *= max(1, count // 9)
-        request = _valid(self._method, self._chance)
+        request = valid(self._method, self._chance)
         at = getattr(request, "context", request)
         if not hasattr(at, "images"):
             return self._ids()
         del at.images[:]
         at.images.extend(found)
-        return self._call(_unnamed(request).SerializeToString()), ANSWERED
+        return self._call(unnamed(request).SerializeToString()), ANSWERED
 
     def _ids(self) -> tuple[Call, frozenset[str]]:
         """Sessions that there are not, or that are over; repeats with something else in them."""
         self._service = "gateway"
-        self._method = self._chance.choice(_METHODS["gateway"])
-        self._path = _path(self._method)
+        self._method = self._chance.choice(METHODS["gateway"])
+        self._path = path_of(self._method)
         name = "request_id" if self._method.name == "Reason" else "session_id"
         fields = (self._method.input_type.fields_by_name[name],)
         broken = self._values.broken(fields) if self._chance.random() < 0.6 else b""
-        return self._call(_valid(self._method, self._chance).SerializeToString() + broken), ANSWERED
+        return self._call(valid(self._method, self._chance).SerializeToString() + broken), ANSWERED
 
     def _bytes(self) -> tuple[Call, frozenset[str]]:
         """No message of the type: random, cut off, or mutated."""

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bench.fuzz.cases import Case, caller_of, good
+from bench.fuzz.cases import Call, Case
+from bench.fuzz.requests import caller_of, good
 from bench.fuzz.send import Sender
 from bench.soak import Sizes, sizes
 from dreamr.cluster.cluster import Cluster
@@ -42,12 +43,12 @@ class Health:
         """What does not answer a good request as it should, in words."""
         found = []
         for service in SERVICES:
-            for call in good(service):
+            for path, request in good(service):
                 caller = caller_of(service)
-                case = Case(-1, "good", service, caller, call, frozenset({"OK"}))
+                case = Case(-1, "good", service, caller, Call(path, request), frozenset({"OK"}))
                 outcome = await sender.send(case)
                 if outcome.status != "OK":
-                    found.append(f"{service}: a good {call.path}: {outcome.status} {outcome.detail}")
+                    found.append(f"{service}: a good {path}: {outcome.status} {outcome.detail}")
         return found
 
     def gone(self) -> list[str]:

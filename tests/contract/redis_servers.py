@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pytest
 import redis
 
 from dreamr.cluster.authority import Authority, host_name
@@ -261,3 +263,21 @@ def _until(true: Callable[[], bool], seconds: float = 60) -> None:
     while not true():
         assert time.monotonic() < end, "the servers did not come together"
         time.sleep(0.02)
+
+
+Start = Callable[[Path], AbstractContextManager[Servers]]
+LAYOUTS: dict[str, Start] = {
+    "alone": alone,
+    "tls": secured,
+    "sentinel-tls": partial(watched, tls=True),
+    "cluster-tls": partial(clustered, tls=True),
+}
+"""How servers are started, by what is in a URL."""
+
+
+def started(start: Start, folder: Path) -> Iterator[Servers]:
+    """Servers for a fixture; where there is no Redis the test is skipped."""
+    if BINARY is None:
+        pytest.skip("redis-server is not installed (Debian: redis-tools)")
+    with start(folder) as servers:
+        yield servers

@@ -238,15 +238,16 @@ class TritonModel:
             raise from_rpc(error, "Triton") from error
 
     async def _takes_cancel(self, seconds: float) -> bool:
-        """Whether the model's backend ends a generation on a request."""
-        wanted = service_pb2.ModelMetadataRequest(name=self.model)
+        """Whether a request ends a generation: the backend knows it, and it cannot reach another instance."""
+        wanted = service_pb2.ModelConfigRequest(name=self.model)
         try:
-            found = await self._stub.ModelMetadata(wanted, timeout=seconds)
+            found = (await self._stub.ModelConfig(wanted, timeout=seconds)).config
         except grpc.aio.AioRpcError as error:
             if error.code() in _LOST:
                 raise from_rpc(error, self.model) from error
             raise self._error(error.details() or "") from error
-        return any(one.name == CANCEL for one in found.inputs)
+        instances = sum(group.count * max(1, len(group.gpus)) for group in found.instance_group)
+        return any(one.name == CANCEL for one in found.input) and instances <= 1
 
     async def _chunks(self, found: TritonStream, span: tracing.Span) -> AsyncIterator[Chunk]:
         written = 0

@@ -56,11 +56,11 @@ class Recorder(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         self.requests: list[Any] = []
         self._without = without
 
-    async def ModelMetadata(self, request: Any, context: Any) -> Any:
-        metadata = service_pb2.ModelMetadataResponse(name=request.name)
+    async def ModelConfig(self, request: Any, context: Any) -> Any:
+        found = service_pb2.ModelConfigResponse()
         for name in INPUTS:
-            metadata.inputs.add(name=name)
-        return metadata
+            found.config.input.add(name=name)
+        return found
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         async for request in requests:

@@ -43,6 +43,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
 
     script: Callable[[Seen], Iterable[Say]]
     takes_cancel: bool = True
+    instances: int = 1
     heeds_cancel: bool = True
     seen: list[Seen] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
@@ -54,11 +55,12 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     async def ModelReady(self, request: Any, context: Any) -> Any:
         return service_pb2.ModelReadyResponse(ready=True)
 
-    async def ModelMetadata(self, request: Any, context: Any) -> Any:
-        metadata = service_pb2.ModelMetadataResponse(name=request.name)
+    async def ModelConfig(self, request: Any, context: Any) -> Any:
+        found = service_pb2.ModelConfigResponse()
         for name in ("text_input", *(("cancel",) if self.takes_cancel else ())):
-            metadata.inputs.add(name=name)
-        return metadata
+            found.config.input.add(name=name)
+        found.config.instance_group.add(count=self.instances)
+        return found
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         try:

@@ -173,6 +173,7 @@ class Referee:
                 self._require(not others, f"an answer, and {others} still run")
             case StartGrace(_, index):
                 self._require(index == len(committed), "grace for another position than the frontier")
+                self._require(not self.policy.rule.needs_rival, "grace for a verdict about the rival")
 
     def _is_judged_alone(self, prefix: Texts) -> bool:
         """Whether the one candidate behind it is still being judged, by a rule that needs no rival."""

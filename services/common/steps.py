@@ -111,12 +111,14 @@ class StepWriter:
         sampling: Sampling,
         *,
         max_tokens: int,
+        max_step_tokens: int,
         seconds: float,
         on_progress: OnProgress | None = None,
     ) -> AsyncIterator[Written]:
         """Writes steps in one generation until the reasoning closes or `max_tokens` are written.
 
-        A step's tokens are those of the pieces up to its delimiter. Close the iterator to cancel.
+        A step's tokens are those of the pieces up to its delimiter. One of more than `max_step_tokens` is
+        written anew, as `write` does, and is the last. Close the iterator to cancel.
 
         Raises:
             ServiceError: as `TritonModel.generate`.
@@ -135,23 +137,29 @@ class StepWriter:
                 buffer, tokens, total = buffer + chunk.text, tokens + chunk.tokens, total + chunk.tokens
                 if on_progress:
                     on_progress(total)
-                while settings.delimiter in buffer and chunk.finish_reason is None:
-                    text, buffer = buffer.split(settings.delimiter, 1)
+                if tokens > max_step_tokens:
+                    break
+                last = chunk.finish_reason is not None
+                *whole, buffer = buffer.split(settings.delimiter)
+                if not last:
                     # Extra blank lines are no steps.
                     buffer = buffer.lstrip("\n")
-                    if text.strip():
-                        step = common_pb2.Step(text=text.strip(), tokens=tokens)
-                        yield Written(step, _usage(chunk, total, started))
-                        tokens = 0
-                if chunk.finish_reason is not None:
-                    *whole, rest = buffer.split(settings.delimiter)
-                    for text in filter(str.strip, whole):
-                        step = common_pb2.Step(text=text.strip(), tokens=tokens)
-                        yield Written(step, _usage(chunk, total, started))
-                        tokens = 0
-                    if rest.strip() or chunk.finish_reason == "stop":
-                        step = self._step(rest, tokens, chunk.finish_reason)
-                        yield Written(step, _usage(chunk, total, started))
+                for text in filter(str.strip, whole):
+                    step = common_pb2.Step(text=text.strip(), tokens=tokens)
+                    yield Written(step, _usage(chunk, total, started))
+                    prompt, tokens = prompt + step.text + settings.delimiter, 0
+                if last and (buffer.strip() or chunk.finish_reason == "stop"):
+                    step = self._step(buffer, tokens, chunk.finish_reason)
+                    yield Written(step, _usage(chunk, total, started))
+        if tokens > max_step_tokens:
+            yield await self.write(
+                prompt,
+                images,
+                sampling,
+                max_tokens=min(max_step_tokens, max_tokens - (total - tokens)),
+                seconds=max(0, seconds - (time.perf_counter() - started)),
+                on_progress=on_progress and (lambda more: on_progress(total + more)),
+            )
 
     def _step(self, text: str, tokens: int, finish_reason: str | None) -> common_pb2.Step:
         """Reads off how a step ended. Without a stop string at its end, "stop" means end of sequence."""

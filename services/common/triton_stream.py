@@ -6,8 +6,8 @@ any model gets an answer again. (2.51, and as of 2.73 the code is the same: `Mod
 the first request's lock while it looks whether the stream was cancelled.) A second request's lock is not
 held, so the first is one that Triton refuses before it reaches a model. But of such a stream, if cancelled,
 Triton never lets go of some 28 KB. So a generation is ended by a request with `cancel`, where the backend
-takes it as ours does, and its stream comes to its own end; only deadlines, vLLM's backend, models of several
-instances (Triton gives a request to any of them) and what cannot be reached any more are left to be cancelled.
+takes it as ours does, and its stream comes to its own end. Only deadlines, vLLM's backend, models of several
+instances (Triton gives a request to any of them) and what is out of reach are left to be cancelled.
 """
 
 import asyncio

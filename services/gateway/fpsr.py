@@ -194,7 +194,10 @@ class Machine:
             if _same(rival, candidate.step):
                 self._stop(candidate.judging)
                 candidate.settle(Verdict(accept=True, reason=Reason.EQUAL_TO_RIVAL))
-            elif self.policy.rule is Rule.EQUALITY:
+            elif self.policy.rule is Rule.EQUALITY or (
+                # The judge compares texts. It does not see that one of them is the end.
+                self.policy.rule is Rule.EQUIVALENCE and rival.closes != candidate.step.closes
+            ):
                 candidate.settle(Verdict(accept=False, reason=Reason.DIFFERS_FROM_RIVAL))
         for candidate in self._at_frontier():
             undecided = not (candidate.verdict or candidate.judging)
@@ -322,7 +325,12 @@ class Machine:
             self._commands.append(StartDraft(other.call, self.frontier, self._prefix(0), 1, lane))
 
     def _start_grace(self) -> None:
-        """A finished rival waits for the verdict on its candidate, but not for long."""
+        """A finished rival waits for the verdict on its candidate, but not for long.
+
+        Where the verdict is about the rival itself it began only then, and has its own deadline.
+        """
+        if self.policy.rule.needs_rival:
+            return
         rival = self._rivals.get(self.frontier)
         judging = any(candidate.judging for candidate in self._at_frontier())
         if judging and rival and rival.step and self._grace is None:

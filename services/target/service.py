@@ -73,6 +73,7 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
                     max_tokens * max(1, self._settings.max_steps - len(steps)),
                     self._settings.max_reasoning_tokens,
                 ),
+                max_step_tokens=max_tokens,
                 seconds=seconds_left(context, self._max_seconds),
                 on_progress=report,
             ):

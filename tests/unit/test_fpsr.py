@@ -301,6 +301,23 @@ def test_lookahead_asks_no_judge_about_equal_texts() -> None:
     assert machine.committed == [A]
 
 
+@pytest.mark.parametrize(("candidate", "rival"), [(Step("a", closes=True), B), (A, END)])
+def test_lookahead_never_takes_an_end_for_no_end(candidate: Step, rival: Step) -> None:
+    machine = Machine(LOOKAHEAD, 8)
+    machine.start()
+    machine.handle(Drafted(2, candidate))
+    commands = machine.handle(RivalDone(1, rival))
+    assert "StartVerdict" not in kinds(commands)
+    assert machine.committed == [rival]
+
+
+def test_a_verdict_about_the_rival_is_waited_for() -> None:
+    machine = Machine(LOOKAHEAD, 8)
+    machine.start()
+    machine.handle(Drafted(2, A))
+    assert "StartGrace" not in kinds(machine.handle(RivalDone(1, B)))
+
+
 def test_exact_keeps_the_targets_own_step_only() -> None:
     machine = Machine(EXACT, 8)
     machine.start()

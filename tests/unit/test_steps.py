@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 
 from services.common.pair import ReasoningSettings
-from services.common.steps import StepWriter
+from services.common.steps import OnProgress, StepWriter, Written
 from services.common.triton import Chunk, Sampling, TritonModel
 
 
 class FakeModel(TritonModel):
-    """Says what it is told to."""
+    """Says what it is told to, one generation after the other; the last one again and again."""
 
-    def __init__(self, chunks: list[Chunk]) -> None:
-        self._said = chunks
+    def __init__(self, *generations: list[Chunk]) -> None:
+        self._said = list(generations)
         self.parameters: dict[str, Any] = {}
+        self.prompts: list[str] = []
 
     @asynccontextmanager
     async def generate(
@@ -30,9 +31,11 @@ class FakeModel(TritonModel):
         version: int | None = None,
     ) -> AsyncIterator[AsyncIterator[Chunk]]:
         self.parameters = parameters
+        self.prompts.append(prompt)
+        said = self._said.pop(0) if len(self._said) > 1 else self._said[0]
 
         async def pieces() -> AsyncIterator[Chunk]:
-            for chunk in self._said:
+            for chunk in said:
                 yield chunk
 
         yield pieces()
@@ -75,10 +78,24 @@ async def test_a_bare_delimiter_is_asked_behind_once_more() -> None:
     assert (step.text, step.closes, step.truncated, step.tokens) == ("", False, True, 2)
 
 
+def running_on(
+    writer: StepWriter, max_tokens: int, max_step_tokens: int = 99, on_progress: OnProgress | None = None
+) -> AsyncIterator[Written]:
+    return writer.run_on(
+        "p",
+        [],
+        Sampling(),
+        max_tokens=max_tokens,
+        max_step_tokens=max_step_tokens,
+        seconds=1,
+        on_progress=on_progress,
+    )
+
+
 async def test_a_run_is_split_at_the_delimiter() -> None:
     model = FakeModel(said("one", " .\n", "\ntwo .", "\n\n", "three .", "\n</think>"))
     writer = StepWriter(model, ReasoningSettings())
-    steps = [written.step async for written in writer.run_on("p", [], Sampling(), max_tokens=99, seconds=1)]
+    steps = [written.step async for written in running_on(writer, 99)]
     assert [step.text for step in steps] == ["one .", "two .", "three ."]
     assert [step.closes for step in steps] == [False, False, True]
     assert sum(step.tokens for step in steps) == 6
@@ -87,8 +104,30 @@ async def test_a_run_is_split_at_the_delimiter() -> None:
 async def test_a_run_that_is_cut_ends_with_a_truncated_step() -> None:
     model = FakeModel(said("one .\n\n", "two", reason="length"))
     writer = StepWriter(model, ReasoningSettings())
-    steps = [written.step async for written in writer.run_on("p", [], Sampling(), max_tokens=2, seconds=1)]
+    steps = [written.step async for written in running_on(writer, 2)]
     assert [(step.text, step.truncated) for step in steps] == [("one .", False), ("two", True)]
+
+
+@pytest.mark.parametrize("end", [" long", " long\n\n"])
+async def test_a_run_ends_with_a_step_that_is_too_long_as_if_it_were_written_alone(end: str) -> None:
+    alone = said("two", " is", " too", reason="length")
+    model = FakeModel(said("one .", "\n\n", "two", " is", " too", end, "\n\nthree"), alone)
+    progress: list[int] = []
+    steps = [
+        written.step
+        async for written in running_on(StepWriter(model, ReasoningSettings()), 9, 3, progress.append)
+    ]
+    assert [(step.text, step.truncated) for step in steps] == [("one .", False), ("two is too", True)]
+    assert model.prompts == ["p", "pone .\n\n"]
+    assert model.parameters["max_tokens"] == 3
+    assert progress == list(range(1, 10))
+
+
+async def test_a_step_that_is_as_long_as_it_may_be_is_not_too_long() -> None:
+    model = FakeModel(said("one .", "\n\n", "two .", "\n</think>"))
+    steps = [written.step async for written in running_on(StepWriter(model, ReasoningSettings()), 9, 2)]
+    assert [(step.text, step.truncated) for step in steps] == [("one .", False), ("two .", False)]
+    assert len(model.prompts) == 1
 
 
 def test_seeds_matter_only_where_something_is_drawn() -> None:

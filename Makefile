@@ -87,7 +87,7 @@ bench-gateway: setup ## what the gateway itself costs, with hundreds of sessions
 
 calibrate: setup ## how well the bundled target judges, and which alpha to use
 	$(BIN)/dreamr sample --split calibration --count 200 --out .cache/calibration
-	$(BIN)/dreamr calibrate --questions .cache/calibration/questions.jsonl --json .cache/calibration.json \
+	$(BIN)/dreamr calibrate --questions .cache/calibration/questions.jsonl --runs 200 --json .cache/calibration.json \
 		--plots docs/figures/calibration
 
 simulate: setup ## 20,000 sessions with faults under a virtual clock

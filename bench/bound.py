@@ -9,7 +9,6 @@ from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
 
 from bench.simulation.clock import StuckError, VirtualLoop
 from dreamr.events import Activity, Commit, Event, Started
@@ -31,6 +30,7 @@ from services.gateway.messages import (
     Reason,
     RivalDone,
     RivalEnded,
+    Start,
     StartAnswer,
     StartDraft,
     StartGrace,
@@ -49,6 +49,11 @@ SECONDS = 86_400.0
 
 Key = tuple[str, tuple[str, ...]]
 """A piece of work: its part, and the steps it stands behind (with a verdict, the candidate too)."""
+
+
+def _drafting(start: StartDraft) -> str:
+    """Draft workers are told apart: each writes a candidate of its own for the same position."""
+    return f"draft {start.lane}"
 
 
 class _Replay:
@@ -75,14 +80,14 @@ class _Replay:
     async def _steps(self, part: str, behind: tuple[str, ...], count: int) -> AsyncGenerator[Step, None]:
         for _ in range(count):
             event = await self._piece(part, behind)
-            yield Step(event.text, closes=event.closes)
-            if event.closes:
+            yield _step(event)
+            if event.closes or event.truncated:
                 return
             behind += (event.text,)
 
     async def draft(self, start: StartDraft) -> AsyncGenerator[Step, None]:
         """See Parts."""
-        async with aclosing(self._steps("draft", start.prefix, start.steps)) as steps:
+        async with aclosing(self._steps(_drafting(start), start.prefix, start.steps)) as steps:
             async for step in steps:
                 yield step
 
@@ -126,7 +131,7 @@ def _pieces(
         levels: of speculation behind each commit.
     """
     pieces: dict[Key, deque[tuple[float, Activity]]] = defaultdict(deque)
-    starts: dict[int, Any] = {}
+    starts: dict[int, Start] = {}
     since: dict[int, float] = {}
     behind: dict[int, tuple[str, ...]] = {}
     stopped: set[int] = set()
@@ -155,7 +160,9 @@ def _pieces(
             continue
         before, since[event.call] = since.get(event.call, event.at), event.at
         if event.phase == "step" or (event.phase == "done" and event.part in ("verdict", "answer")):
-            pieces[event.part, behind[event.call]].append((event.at - before, event))
+            start = starts[event.call]
+            part = _drafting(start) if isinstance(start, StartDraft) else event.part
+            pieces[part, behind[event.call]].append((event.at - before, event))
         if event.phase == "step":
             behind[event.call] += (event.text,)
         if happened := _event(event):
@@ -168,7 +175,7 @@ def _pieces(
 
 def _event(activity: Activity) -> MachineEvent | None:
     """What the machine was told when this was seen."""
-    call, step = activity.call, Step(activity.text, closes=activity.closes)
+    call, step = activity.call, _step(activity)
     match activity.part, activity.phase:
         case "draft", "step":
             return Drafted(call, step)
@@ -188,19 +195,28 @@ def _event(activity: Activity) -> MachineEvent | None:
     return None
 
 
-def bound(events: Sequence[Event]) -> float | None:
+def _step(activity: Activity) -> Step:
+    return Step(activity.text, closes=activity.closes, truncated=activity.truncated)
+
+
+def bound(events: Sequence[Event], *, width: int = 1, first_on_target: int = 0) -> float | None:
     """Seconds that the session would have taken; None where it cannot be played again.
 
     Args:
         events: all of a finished session, its activity among them.
+        width: that the session asked for, and
+        first_on_target: as `AsyncClient.reason` takes them.
     """
     started = next(event for event in events if isinstance(event, Started))
     commits = [event for event in events if isinstance(event, Commit)]
     policy = POLICIES[started.policy]
     if policy.window:
-        policy = replace(policy, window=started.window)
-    # Where the reasoning did not close, a limit ended it.
-    max_steps = len(commits) + (1 if commits[-1].closes else 0)
+        rivals = started.window if policy.rule.needs_rival else policy.rivals
+        policy = replace(
+            policy, window=started.window, rivals=rivals, width=width, first_on_target=first_on_target
+        )
+    # Where the reasoning did not close, a limit ended it, which need not be that of steps.
+    max_steps = (started.max_steps or len(commits) + 1) if commits[-1].closes else len(commits)
     activities = [event for event in events if isinstance(event, Activity)]
     first = Speculation(started.speculation)
     levels = [commit.speculation for commit in commits]

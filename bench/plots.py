@@ -23,7 +23,8 @@ _STYLES = {
     "lookahead": ("#009E73", "D"),
     "exact": ("#CC79A7", "v"),
 }
-_OTHER = ("#D55E00", "X")
+# Of variants, by their place.
+_OTHERS = (("#D55E00", "X"), ("#56B4E9", "P"), ("#7F7F7F", "*"), ("#B79F00", "<"), ("#6A3D9A", ">"))
 GREY = "#767676"
 
 Report = dict[str, Any]
@@ -89,7 +90,7 @@ def _latency(report: Report, axes: "Axes") -> None:
 
     for name, figures in report["policies"].items():
         samples = figures["latency_seconds"]["samples"]
-        axes.ecdf(samples, color=_style(name)[0], label=f"{name}, median {median(samples):.3g} s")
+        axes.ecdf(samples, color=_style(report, name)[0], label=f"{name}, median {median(samples):.3g} s")
     axes.set_title(_questions(report))
     axes.set_xlabel("seconds until the answer")
     axes.set_ylabel("questions answered")
@@ -104,7 +105,7 @@ def _speedup(report: Report, axes: "Axes") -> None:
     names = list(report["speedup"])
     for row, name in enumerate(names):
         ratio, interval = report["speedup"][name]["ratio"], report["speedup"][name]["ci95"]
-        colour, marker = _style(name)
+        colour, marker = _style(report, name)
         axes.plot(interval or [ratio, ratio], [row, row], color=colour)
         axes.plot(ratio, row, color=colour, marker=marker)
         axes.annotate(f"{ratio:.2f}", (ratio, row), (0, 9), textcoords="offset points", ha="center")
@@ -123,7 +124,9 @@ def _throughput(report: Report, axes: "Axes") -> None:
     levels = report["levels"]
     at_once = [level["concurrency"] for level in levels]
     for name in report["policies"]:
-        _line(axes, name, at_once, [level["policies"][name]["answers_per_second"] for level in levels])
+        _line(
+            report, axes, name, at_once, [level["policies"][name]["answers_per_second"] for level in levels]
+        )
     axes.set_title(report["pair"])
     axes.set_xlabel("questions at the same time")
     axes.set_ylabel("answers per second")
@@ -145,7 +148,7 @@ def _draft_workers(report: Report, axes: "Axes") -> None:
         axes.annotate(
             "linear", (workers[-1], linear[-1]), (-6, 0), textcoords="offset points", ha="right", color=GREY
         )
-        _line(axes, name, workers, drafted)
+        _line(report, axes, name, workers, drafted)
     axes.set_title(f"{report['pair']}, {entries[0]['concurrency']} questions at the same time")
     axes.set_xlabel("draft workers")
     axes.set_ylabel("drafted tokens per second")
@@ -153,8 +156,8 @@ def _draft_workers(report: Report, axes: "Axes") -> None:
     _finish(axes, workers)
 
 
-def _line(axes: "Axes", name: str, across: list[int], up: list[float]) -> None:
-    colour, marker = _style(name)
+def _line(report: Report, axes: "Axes", name: str, across: list[int], up: list[float]) -> None:
+    colour, marker = _style(report, name)
     axes.plot(across, up, color=colour, marker=marker, label=name)
 
 
@@ -166,9 +169,10 @@ def _finish(axes: "Axes", ticks: list[int]) -> None:
     axes.legend(loc="upper left")
 
 
-def _style(policy: str) -> tuple[str, str]:
-    """Colour and marker, the same in every figure."""
-    return _STYLES.get(policy, _OTHER)
+def _style(report: Report, name: str) -> tuple[str, str]:
+    """Colour and marker: a policy's the same in every figure, a variant's by its place in the report."""
+    variants = [other for other in report["policies"] if other not in _STYLES]
+    return _STYLES.get(name) or _OTHERS[variants.index(name) % len(_OTHERS)]
 
 
 def _questions(report: Report) -> str:

@@ -94,7 +94,8 @@ def table(report: dict[str, Any]) -> Table:
             ratio = f"{speedup['ratio']:.2f}"
             ratio += f" ({interval[0]:.2f}..{interval[1]:.2f})" if interval else ""
         accepted, spent = figures["acceptance"], figures["cpu_seconds"]
-        efficient = report["efficiency"][name]
+        efficient, missing = report["efficiency"][name], figures["not_replayed"]
+        replayed = len(latency["samples"]) - missing
         shown.add_row(
             name,
             f"{figures['accuracy']:.1%}",
@@ -105,7 +106,7 @@ def table(report: dict[str, Any]) -> Table:
             "" if accepted is None else f"{accepted:.1%}",
             f"{figures['wasted_tokens']:.0f}",
             "" if spent is None else f"{spent:.2f}",
-            "" if efficient is None else f"{efficient:.2f}",
+            "" if efficient is None else f"{efficient:.2f}" + (f" of {replayed}" if missing else ""),
         )
     return shown
 
@@ -186,11 +187,15 @@ def _figures(measured: Measured) -> dict[str, Any]:
         "cpu_seconds": spent.cpu_seconds / len(found) if spent else None,
         "speculation": {level.value: _share(found, level) for level in Speculation},
         "degraded": sum(bool(one.answer.degraded) for one in found),
+        "not_replayed": sum(one.bound is None for one in found),
     }
 
 
 def _efficiency(found: Sequence[Sample]) -> float | None:
-    """The bound over what was measured: how much of the time is the parts' own critical path."""
+    """The bound over what was measured: how much of the time is the parts' own critical path.
+
+    Sessions that could not be played again are left out, and counted as `not_replayed`.
+    """
     pairs = [(one.bound, one.seconds) for one in found if one.bound is not None]
     return sum(bound for bound, _ in pairs) / sum(seconds for _, seconds in pairs) if pairs else None
 

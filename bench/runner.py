@@ -117,6 +117,8 @@ async def measure(
             )
             ended = time.perf_counter()
             measured = found[policy]
+            # The session tells its window by itself.
+            sizes = {name: size for name, size in Variant.parse(policy).sizes if name != "window"}
             measured.wall_seconds += ended - began
             if meter and before:
                 after = await meter.read()
@@ -129,7 +131,7 @@ async def measure(
                 answer = Answer.of(events)
                 right = question.is_right(answer.answer)
                 # In a thread: the replay has an event loop of its own.
-                least = await asyncio.to_thread(bound, events)
+                least = await asyncio.to_thread(bound, events, **sizes)
                 measured.samples.append(Sample(right, seconds, answer, least))
     return found
 

@@ -36,6 +36,7 @@ class Started:
     Attributes:
         durable: it outlives the gateway.
         speculation: how far it goes at first: full, after_reject or none.
+        max_steps: that the reasoning may have; 0 where the gateway does not say.
     """
 
     session_id: str
@@ -44,6 +45,7 @@ class Started:
     alpha: float
     durable: bool
     speculation: str = "full"
+    max_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Activity:
         phase: started, step, done, cancelled or failed.
         index: the position worked on.
         closes: a step that ends the reasoning.
+        truncated: a step that was cut off.
     """
 
     call: int
@@ -66,6 +69,7 @@ class Activity:
     text: str
     verdict: Verdict | None
     closes: bool = False
+    truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +225,7 @@ def from_proto(response: gateway_pb2.ReasonResponse) -> Event | None:
                 alpha=started.alpha,
                 durable=started.durable,
                 speculation=_speculation(started.speculation),
+                max_steps=started.max_steps,
             )
         case "activity":
             return _activity(response.activity)
@@ -278,6 +283,7 @@ def _activity(activity: gateway_pb2.Activity) -> Activity:
         text=activity.text,
         verdict=_verdict(activity.verdict) if activity.HasField("verdict") else None,
         closes=activity.closes,
+        truncated=activity.truncated,
     )
 
 

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from bench.simulation.scenario import Fault, Kind, Scenario
 from services.common.errors import InvalidRequestError, LateError, OverloadedError, UnavailableError
@@ -56,7 +57,18 @@ class SimulatedParts:
     def truth(self, prefix: tuple[str, ...]) -> Step:
         """The target's own step behind a prefix: the same one every time, and another behind another."""
         digest = hashlib.blake2b("|".join(prefix).encode(), digest_size=4, salt=b"truth").hexdigest()
-        return Step(f"step {len(prefix)} {digest}", TOKENS, closes=len(prefix) + 1 >= self._scenario.steps)
+        if len(prefix) + 1 >= self._scenario.steps:
+            return Step(f"step {len(prefix)} {digest}", TOKENS, closes=True)
+        stuck = self._scenario.stuck is not None and len(prefix) >= self._scenario.stuck
+        text = "once more" if stuck else f"step {len(prefix)} {digest}"
+        return Step(text, TOKENS, truncated=int(digest, 16) % 100 < 100 * self._scenario.cut)
+
+    def granted(self) -> tuple[Step, ...]:
+        """What an earlier gateway has committed; it may be all of the reasoning."""
+        steps: list[Step] = []
+        while len(steps) < self._scenario.granted and not (steps and steps[-1].closes):
+            steps.append(self.truth(tuple(step.text for step in steps)))
+        return tuple(steps)
 
     async def draft(self, start: StartDraft) -> AsyncGenerator[Step, None]:
         """See Parts."""
@@ -66,11 +78,11 @@ class SimulatedParts:
                 await self._work("draft", fault)
                 step = self.truth(prefix)
                 if self._chance.random() > self._scenario.acceptance:
-                    step = Step(f"{step.text} or so {start.lane}", TOKENS, closes=step.closes)
+                    step = replace(step, text=f"{step.text} or so {start.lane}")
                 if fault and fault.kind is Kind.SILENT:
                     return
                 yield step
-                if step.closes:
+                if step.closes or step.truncated:
                     return
                 prefix += (step.text,)
                 if fault and fault.kind is Kind.LOST:
@@ -87,7 +99,7 @@ class SimulatedParts:
                     return
                 step = self.truth(prefix)
                 yield step
-                if step.closes:
+                if step.closes or step.truncated:
                     return
                 prefix += (step.text,)
                 if fault and fault.kind is Kind.LOST:
@@ -112,11 +124,7 @@ class SimulatedParts:
         number = self._calls[part]
         self._calls[part] += 1
         fault = next(
-            (
-                fault
-                for fault in self._scenario.faults
-                if fault.part == part and (number == fault.call or (fault.lasts and number > fault.call))
-            ),
+            (fault for fault in self._scenario.faults if fault.hits(part, number)),
             None,
         )
         if fault:

@@ -46,6 +46,7 @@ class Referee:
     """Follows one session.
 
     Attributes:
+        granted: steps that were committed before.
         running: calls that were started and have neither ended nor been stopped.
         targets: the target's own step behind a prefix, which is always the same one (temperature 0).
         full: a model has refused to write more, as where its context is full.
@@ -56,6 +57,7 @@ class Referee:
     max_steps: int
     max_tokens: int | None = None
     max_repeats: int = 0
+    granted: tuple[Step, ...] = ()
     running: dict[int, Start] = field(default_factory=dict)
     started: dict[int, Start] = field(default_factory=dict)
     written: dict[int, list[Step]] = field(default_factory=dict)
@@ -71,7 +73,11 @@ class Referee:
     @property
     def texts(self) -> Texts:
         """The committed steps' texts."""
-        return tuple(commit.step.text for commit in self.commits)
+        return tuple(step.text for step in self._committed)
+
+    @property
+    def _committed(self) -> list[Step]:
+        return [*self.granted, *(commit.step for commit in self.commits)]
 
     def idle(self, call: int) -> bool:
         """A rival that has said all it can say, and only its end is still to come."""
@@ -82,10 +88,10 @@ class Referee:
 
     def reasoned_enough(self) -> bool:
         """Whether the answer is due."""
-        steps = [commit.step for commit in self.commits]
+        steps = self._committed
         return bool(steps) and (
             steps[-1].closes
-            or len(steps) == self.max_steps
+            or len(steps) >= self.max_steps
             or (self.max_tokens is not None and sum(step.tokens for step in steps) >= self.max_tokens)
             or 0 < self.max_repeats < self.texts.count(steps[-1].text)
         )

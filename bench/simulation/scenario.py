@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from services.gateway.messages import Author
 from services.gateway.policy import POLICIES, Policy
 from services.gateway.speculation import Speculation
 
@@ -40,12 +41,20 @@ class Fault:
     Attributes:
         call: which of the part's calls, from 0; with LEAVES, milliseconds after the session's start.
         lasts: it hits all later calls too: a part that is down, or a target that is overloaded.
+        flaps: and of those every second one only.
     """
 
     kind: Kind
     part: str = ""
     call: int = 0
     lasts: bool = False
+    flaps: bool = False
+
+    def hits(self, part: str, call: int) -> bool:
+        """Whether it hits a part's call of that number."""
+        if part != self.part or call < self.call or (call > self.call and not self.lasts):
+            return False
+        return not self.flaps or (call - self.call) % 2 == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,11 @@ class Scenario:
         noise: how often the judge errs, either way.
         costs: seconds of a step of each part; each is drawn anew around it.
         levels: what the governor says at first and behind each commit, in turn; none for full speculation.
+        max_tokens: of the reasoning; every step has as many as any.
+        max_repeats: how often a step may come again; 0 for no limit.
+        stuck: the position from which the target says the same step again and again; None for nowhere.
+        cut: how often a step is longer than it may be.
+        granted: steps that an earlier gateway has committed.
     """
 
     seed: int
@@ -70,6 +84,11 @@ class Scenario:
     seconds: float
     faults: tuple[Fault, ...]
     levels: tuple[Speculation, ...] = ()
+    max_tokens: int | None = None
+    max_repeats: int = 0
+    stuck: int | None = None
+    cut: float = 0.0
+    granted: int = 0
 
     @classmethod
     def of(cls, seed: int) -> "Scenario":
@@ -84,6 +103,7 @@ class Scenario:
                 rivals=chance.randint(1, window) if policy.rule.needs_rival else chance.randint(0, 3),
                 width=chance.choice((1, 1, 2, 3)),
                 first_on_target=chance.choice((0, 0, 1, 3)),
+                answer_by=chance.choice((Author.TARGET, Author.TARGET, Author.DRAFT)),
             )
         target = chance.uniform(0.2, 2.0)
         return cls(
@@ -102,6 +122,11 @@ class Scenario:
             seconds=chance.choice((600.0, 600.0, 600.0, target * 3)),
             faults=tuple(_fault(chance) for _ in range(chance.choice((0, 1, 1, 2, 3, 5)))),
             levels=tuple(chance.choices(tuple(Speculation), k=chance.choice((0, 0, 1, 3, 5)))),
+            max_tokens=chance.choice((None, None, None, 45, 130)),
+            max_repeats=chance.choice((0, 0, 1, 2)),
+            stuck=chance.choice((None, None, None, 0, 4)),
+            cut=chance.choice((0.0, 0.0, 0.2)),
+            granted=chance.choice((0, 0, 0, 1, 6)),
         )
 
     def smaller(self) -> Iterator["Scenario"]:
@@ -116,6 +141,7 @@ class Scenario:
             for less in (
                 replace(policy, width=1),
                 replace(policy, first_on_target=0),
+                replace(policy, answer_by=Author.TARGET),
                 replace(policy, window=1),
                 replace(policy, window=policy.window - 1),
             ):
@@ -124,8 +150,16 @@ class Scenario:
         if self.levels:
             yield replace(self, levels=())
             yield replace(self, levels=self.levels[:-1])
-        if self.noise:
-            yield replace(self, noise=0.0)
+        for plainer in (
+            replace(self, noise=0.0),
+            replace(self, max_tokens=None),
+            replace(self, max_repeats=0),
+            replace(self, stuck=None),
+            replace(self, cut=0.0),
+            replace(self, granted=0),
+        ):
+            if plainer != self:
+                yield plainer
 
 
 def _fault(chance: random.Random) -> Fault:
@@ -133,7 +167,8 @@ def _fault(chance: random.Random) -> Fault:
         return Fault(Kind.LEAVES, call=chance.randint(0, 8_000))
     part = chance.choices(PARTS, (4, 4, 4, 1))[0]
     kind = chance.choice(_OF_PART[part])
-    return Fault(kind, part, chance.randint(0, 6), lasts=chance.random() < 0.25)
+    lasts = chance.random() < 0.25
+    return Fault(kind, part, chance.randint(0, 6), lasts, flaps=lasts and chance.random() < 0.4)
 
 
 def shrink(scenario: Scenario, breaks: Callable[[Scenario], bool]) -> Scenario:

@@ -69,8 +69,6 @@ async def play(scenario: Scenario) -> Outcome:
     """Plays a scenario on the running loop's clock."""
     governor = Fickle(scenario.levels)
     speculation = governor.level()
-    machine = WatchedMachine(scenario.policy, scenario.max_steps, speculation=speculation)
-    referee = machine.referee = Referee(scenario.policy, scenario.max_steps, speculation=speculation)
     told: list[gateway_pb2.ReasonResponse] = []
 
     async def outbox(response: gateway_pb2.ReasonResponse) -> None:
@@ -81,6 +79,23 @@ async def play(scenario: Scenario) -> Outcome:
 
     loop = asyncio.get_running_loop()
     parts = SimulatedParts(scenario, late)
+    granted = parts.granted()
+    machine = WatchedMachine(
+        scenario.policy,
+        scenario.max_steps,
+        max_tokens=scenario.max_tokens,
+        max_repeats=scenario.max_repeats,
+        speculation=speculation,
+        committed=granted,
+    )
+    referee = machine.referee = Referee(
+        scenario.policy,
+        scenario.max_steps,
+        max_tokens=scenario.max_tokens,
+        max_repeats=scenario.max_repeats,
+        granted=granted,
+        speculation=speculation,
+    )
     driver = Driver(machine, parts, outbox, seconds=scenario.seconds, governor=governor, clock=loop.time)
     outcome, before, began = Outcome(injected=parts.injected), asyncio.all_tasks(), loop.time()
     leaving = next((fault for fault in scenario.faults if fault.kind is Kind.LEAVES), None)
@@ -114,7 +129,8 @@ def _judge(
     if parts.running:
         raise RuleBrokenError(f"{parts.running} calls still run")
     told_texts = tuple(one.commit.step.text for one in told if one.HasField("commit"))
-    if told_texts != referee.texts[: len(told_texts)]:
+    granted = tuple(step.text for step in referee.granted)
+    if granted + told_texts != referee.texts[: len(granted + told_texts)]:
         raise RuleBrokenError("the client heard of other steps than were committed")
     answered = bool(told and told[-1].HasField("finished"))
     if session.cancelled():
@@ -128,7 +144,7 @@ def _judge(
     elif not answered:
         raise RuleBrokenError("over without an answer")
     if scenario.policy.rule is Rule.EQUALITY or not scenario.policy.window:
-        prefix: tuple[str, ...] = ()
+        prefix = granted
         for text in told_texts:
             if parts.truth(prefix).text != text:
                 raise RuleBrokenError("exact, and not what the target alone would say")

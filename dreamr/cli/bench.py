@@ -33,7 +33,7 @@ def bench(
         str,
         typer.Option(
             help="Policies, with commas between; `fpsr:cascade`, `fpsr:0.7`: another rule or alpha; "
-            "`fpsr@2`: version 2 of the draft."
+            "`fpsr@2`: version 2 of the draft; `fpsr+width=2`, also with window and first_on_target."
         ),
     ] = "target,fpsr",
     questions: Annotated[

@@ -298,6 +298,7 @@ class Driver:
                     at,
                     text=step.text,
                     closes=step.closes,
+                    truncated=step.truncated,
                     offset=len(work.spans) - 1,
                 )
             case Judged(_, verdict):
@@ -415,6 +416,7 @@ class Driver:
         *,
         text: str = "",
         closes: bool = False,
+        truncated: bool = False,
         verdict: Verdict | None = None,
         offset: int = 0,
     ) -> None:
@@ -429,6 +431,7 @@ class Driver:
             at=at,
             text=text,
             closes=closes,
+            truncated=truncated,
             verdict=convert.verdict_to(verdict) if verdict else None,
         )
         await self._outbox(gateway_pb2.ReasonResponse(activity=activity))

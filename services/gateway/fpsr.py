@@ -183,7 +183,7 @@ class Machine:
         tokens = sum(step.tokens for step in self.committed)
         return (
             last.closes
-            or self.frontier == self.max_steps
+            or self.frontier >= self.max_steps
             or (self.max_tokens is not None and tokens >= self.max_tokens)
             or 0 < self.max_repeats < sum(step.text == last.text for step in self.committed)
         )

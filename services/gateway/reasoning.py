@@ -285,6 +285,7 @@ def _started(session: Session, plan: Plan, speculation: Speculation) -> gateway_
         alpha=plan.alpha,
         durable=session.durable,
         speculation=convert.SPECULATIONS[speculation],
+        max_steps=plan.max_steps,
     )
 
 

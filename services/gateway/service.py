@@ -395,6 +395,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             alpha=options.alpha,
             durable=self._store.durable,
             speculation=gateway_pb2.SPECULATION_FULL if options.window else gateway_pb2.SPECULATION_NONE,
+            max_steps=options.max_steps,
         )
 
     async def _load(self, session_id: str, first: int = 0, *, with_images: bool = True) -> StoredSession:

@@ -7,7 +7,7 @@ import pytest
 
 from bench.simulation.clock import StuckError, VirtualLoop
 from bench.simulation.run import outcome_of, play_seeds
-from bench.simulation.scenario import Scenario
+from bench.simulation.scenario import Scenario, shrink
 from services.gateway.fpsr import Machine
 
 
@@ -41,5 +41,9 @@ def test_a_broken_machine_is_found_and_its_scenario_made_small(monkeypatch: pyte
     result = play_seeds(0, 120)
     assert result.violations
     found = result.violations[0]
-    assert outcome_of(Scenario.of(found.seed)).broken == found.rule
-    assert len(found.smallest) <= len(repr(Scenario.of(found.seed)))
+    scenario = Scenario.of(found.seed)
+    assert outcome_of(scenario).broken == found.rule
+    smallest = shrink(scenario, lambda one: bool(outcome_of(one).broken))
+    assert outcome_of(smallest).broken
+    assert smallest.steps < scenario.steps or len(smallest.faults) < len(scenario.faults)
+    assert not any(outcome_of(smaller).broken for smaller in smallest.smaller())

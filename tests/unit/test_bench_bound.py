@@ -1,7 +1,8 @@
 """A session without overhead is its own bound."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -15,19 +16,24 @@ from dreamr.v1 import gateway_pb2
 from services.gateway import convert
 from services.gateway.driver import Driver
 from services.gateway.fpsr import Machine
-from services.gateway.policy import POLICIES
+from services.gateway.policy import POLICIES, Policy
 from services.gateway.speculation import Speculation
 
 COSTS = {"draft": 0.1, "rival": 1.0, "verdict": 0.15, "answer": 0.3}
 
 
 def session(
-    policy: str, seed: int, levels: tuple[Speculation, ...] = (), costs: dict[str, float] = COSTS
+    policy: str,
+    seed: int,
+    levels: tuple[Speculation, ...] = (),
+    costs: dict[str, float] = COSTS,
+    cut: float = 0.0,
+    change: Callable[[Policy], Policy] = lambda policy: policy,
 ) -> list[Event]:
     """A simulated session with all its activity, on a clock where nothing but the parts takes time."""
     scenario = Scenario(
         seed=seed,
-        policy=POLICIES[policy],
+        policy=change(POLICIES[policy]),
         steps=9,
         max_steps=16,
         acceptance=0.7,
@@ -36,10 +42,14 @@ def session(
         seconds=600.0,
         faults=(),
         levels=levels,
+        cut=cut,
     )
     first = Speculation.AFTER_REJECT if levels else Speculation.FULL
     started = gateway_pb2.Started(
-        policy=policy, window=scenario.policy.window, speculation=convert.SPECULATIONS[first]
+        policy=policy,
+        window=scenario.policy.window,
+        speculation=convert.SPECULATIONS[first],
+        max_steps=scenario.max_steps,
     )
     told = [gateway_pb2.ReasonResponse(started=started)]
 
@@ -70,6 +80,22 @@ def test_the_bound_of_a_session_without_overhead_is_its_time(policy: str) -> Non
         events = session(policy, seed)
         assert isinstance(events[0], Started)
         assert bound(events) == pytest.approx(seconds(events))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_bound_knows_of_steps_that_were_cut_off(policy: str) -> None:
+    for seed in range(20):
+        events = session(policy, seed, cut=0.3)
+        assert bound(events) == pytest.approx(seconds(events))
+
+
+def test_the_bound_knows_of_other_sizes() -> None:
+    def change(policy: Policy) -> Policy:
+        return replace(policy, window=2, width=3, first_on_target=1)
+
+    for seed in range(20):
+        events = session("fpsr", seed, change=change)
+        assert bound(events, width=3, first_on_target=1) == pytest.approx(seconds(events), rel=0.03)
 
 
 def test_the_bound_knows_of_a_grace_that_was_over() -> None:

@@ -75,16 +75,16 @@ async def test_drafting_is_told_of_the_time_in_which_every_place_is_taken(
     assert (found.full_seconds < found.wall_seconds / 2) == (concurrency == 2)
 
 
-async def test_a_variant_is_asked_for_by_its_rule_alpha_and_draft() -> None:
+async def test_a_variant_is_asked_for_by_its_rule_alpha_draft_and_sizes() -> None:
     asked: list[dict[str, object]] = []
 
     class Noting(FakeCluster):
         async def reason(self, question: str, *, policy: str, **options: object) -> AsyncIterator[Event]:
-            asked.append({name: options.get(name) for name in ("rule", "alpha", "draft_version")})
+            asked.append({name: options.get(name) for name in ("rule", "alpha", "draft_version", "width")})
             for event in SESSIONS[policy]:
                 yield event
 
-    variants = ["fpsr", "fpsr:0.7", "fpsr:cascade:0.5", "fpsr:0.7@2"]
+    variants = ["fpsr", "fpsr:0.7", "fpsr:cascade:0.5", "fpsr:0.7@2+width=3"]
     measured = await measure(
         cast(AsyncClient, Noting()),
         questions(0.0),
@@ -96,10 +96,10 @@ async def test_a_variant_is_asked_for_by_its_rule_alpha_and_draft() -> None:
     )
     assert list(measured) == variants
     wanted: list[dict[str, object]] = [
-        {"rule": None, "alpha": None, "draft_version": None},
-        {"rule": None, "alpha": 0.7, "draft_version": None},
-        {"rule": "cascade", "alpha": 0.5, "draft_version": None},
-        {"rule": None, "alpha": 0.7, "draft_version": 2},
+        {"rule": None, "alpha": None, "draft_version": None, "width": None},
+        {"rule": None, "alpha": 0.7, "draft_version": None, "width": None},
+        {"rule": "cascade", "alpha": 0.5, "draft_version": None, "width": None},
+        {"rule": None, "alpha": 0.7, "draft_version": 2, "width": 3},
     ]
     assert sorted(asked, key=str) == sorted(wanted, key=str)
 
@@ -109,15 +109,17 @@ async def test_a_variant_is_asked_for_by_its_rule_alpha_and_draft() -> None:
     [
         *("", ":0.7", "fpsr:1.5", "fpsr:nan", "fpsr:magic", "fpsr:0.7:tbvm", "a:tbvm:1:2"),
         *("@2", "fpsr@", "fpsr@0", "fpsr@-1", "fpsr@two", "fpsr@1@2", "fpsr@2:0.7"),
+        *("fpsr+", "fpsr+width", "fpsr+width=", "fpsr+width=x", "fpsr+rivals=2", "+width=2"),
     ],
 )
 def test_a_variant_that_is_none_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="must be POLICY"):
+    with pytest.raises(ValueError, match=r"must be (POLICY|SIZE)"):
         Variant.parse(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["target", "fpsr:0.95", "fpsr:confidence", "fpsr:tbvm:0.5", "fpsr@2", "fpsr:tbvm:0.5@2"]
+    "name",
+    ["target", "fpsr:0.95", "fpsr:confidence", "fpsr:tbvm:0.5", "fpsr@2", "fpsr:tbvm:0.5@2+window=2+width=3"],
 )
 def test_a_variant_is_named_as_it_is_read(name: str) -> None:
     assert Variant.parse(name).name == name

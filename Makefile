@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set everything up first.
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-slow client-test check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-gateway calibrate sapo simulate figures cancellation fuzz audit soak chaos fight browser-test screenshots compose-test clean
+.PHONY: help setup demo test test-slow client-test check lint-protos bench bench-all bench-emulated bench-load bench-workers bench-sizes bench-gateway calibrate sapo simulate figures cancellation fuzz audit soak chaos fight browser-test screenshots compose-test clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,11 @@ bench-emulated: setup ## the same policies on a pair that takes a GPU pair's tim
 bench-load: setup ## throughput by questions at the same time
 	$(BIN)/dreamr bench --pair emulated:qwen3vl-32b-2b --policies target,fpsr --concurrency 1,4,16,64 --questions 8 \
 		--json .cache/bench-load.json --plots docs/figures/load
+
+bench-sizes: setup ## windows of several sizes, and several candidates for one position
+	$(BIN)/dreamr bench --pair emulated:qwen3vl-32b-2b --draft-workers 3 --questions 8 --json .cache/bench-sizes.json \
+		--policies target,fpsr+window=1,fpsr+window=2,fpsr,fpsr+window=8,fpsr+width=2,fpsr+width=3 \
+		--plots docs/figures/sizes
 
 # 64 sessions keep four narrow workers busy all the time, and eight most of it, on less than one core.
 bench-workers: setup ## how drafting scales over draft workers

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import structlog
@@ -145,7 +146,8 @@ class Reasoning:
         record: Callable[[Start, Event], None] | None,
     ) -> gateway_pb2.Finished | None:
         plan = task.plan
-        with metrics.ACTIVE.track_inprogress(), self._governor.session(plan.policy) as governor:
+        with metrics.ACTIVE.track_inprogress(), ExitStack() as governing:
+            governor = governing.enter_context(self._governor.session(plan.policy))
             outbox = Outbox(session, send, note, with_activity=plan.with_activity)
             finished: gateway_pb2.Finished | None = None
 
@@ -201,13 +203,12 @@ class Reasoning:
                     draining = group.create_task(outbox.drain())
                     await outbox.begin(_started(session, plan, speculation), told=task.told)
                     prefill.begin(group, plan.policy, speculation, task.committed)
-                    try:
-                        await driver.run()
-                        fate = Fate.FINISHED
-                    except ServiceError as error:
-                        # What was committed before still goes out.
-                        failure = error
+                    # What was committed before a failure still goes out.
+                    failure = await _failure_of(driver)
+                    fate = fate if failure else Fate.FINISHED
                     prefill.end()
+                    # It asks nothing more of the target, however slowly its client reads.
+                    governing.close()
                     await outbox.close()
                     # The session is held until its client has it all, however slowly it reads.
                     await draining
@@ -287,6 +288,15 @@ def _started(session: Session, plan: Plan, speculation: Speculation) -> gateway_
         speculation=convert.SPECULATIONS[speculation],
         max_steps=plan.max_steps,
     )
+
+
+async def _failure_of(driver: Driver) -> ServiceError | None:
+    """Runs it to its end; returns why that is no answer."""
+    try:
+        await driver.run()
+    except ServiceError as error:
+        return error
+    return None
 
 
 def _fate(failure: ServiceError) -> Fate:

@@ -1,12 +1,15 @@
 """Structured logs on stderr, as JSON or for a console, with the session's id on every line."""
 
+import asyncio
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
 from services.common import tracing
+
+_log = structlog.get_logger(__name__)
 
 MAX_SESSION_ID = 64
 """Characters of a session's id."""
@@ -46,3 +49,13 @@ def bind_session(session_id: str) -> None:
 def bind_caller(name: str) -> None:
     """Likewise, who asks."""
     structlog.contextvars.bind_contextvars(caller=name)
+
+
+def event_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A loop's exception handler: what nobody awaits is a line like all others."""
+    error, transport = context.get("exception"), context.get("transport")
+    if isinstance(error, RuntimeError) and transport is not None and transport.is_closing():
+        # uvloop's, where TLS data comes while its connection is being closed: its user has left it already.
+        _log.debug("connection closed", message=context["message"], reason=str(error))
+        return
+    _log.error("event loop", message=context["message"], exc_info=error)

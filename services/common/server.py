@@ -91,6 +91,7 @@ def run(settings: ServiceSettings, service: str, open_service: Open, *checks: Ch
 
 
 async def _serve_traced(settings: ServiceSettings, service: str, open_service: Open, *checks: Check) -> None:
+    asyncio.get_running_loop().set_exception_handler(logs.event_loop_error)
     if not settings.otlp:
         return await _serve(settings, service, open_service, *checks)
     # Only here, so that what is not used need not be installed.

@@ -134,6 +134,7 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
     Raises:
         KeyboardInterrupt: a signal ended it.
+        Exception: as `work` does; of several at the same time the first.
     """
 
     async def guarded() -> Result:
@@ -147,3 +148,9 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run(guarded())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    except ExceptionGroup as group:
+        raise _first(group) from group
+
+
+def _first(error: Exception) -> Exception:
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error

@@ -37,6 +37,7 @@ def test_wrong_use_is_told_without_a_traceback(tmp_path: Path) -> None:
         (["bench", "--questions", "0"], 2),
         (["bench", "--concurrency", "1,x"], 2),
         (["bench", "--plots", str(image)], 2),
+        (["bench", "--address", "127.0.0.1:1"], 1),
         (["up", "--draft-workers", "17"], 2),
         (["up", "--tls", str(tmp_path)], 1),
     ):

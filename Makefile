@@ -79,8 +79,7 @@ bench-load: setup ## throughput by questions at the same time
 
 bench-sizes: setup ## windows of several sizes, and several candidates for one position
 	$(BIN)/dreamr bench --pair emulated:qwen3vl-32b-2b --draft-workers 3 --questions 8 --json .cache/bench-sizes.json \
-		--policies target,fpsr+window=1,fpsr+window=2,fpsr,fpsr+window=8,fpsr+width=2,fpsr+width=3 \
-		--plots docs/figures/sizes
+		--policies target,fpsr+window=1,fpsr+window=2,fpsr,fpsr+window=8,fpsr+width=2,fpsr+width=3
 
 # 64 sessions keep four narrow workers busy all the time, and eight most of it, on less than one core.
 bench-workers: setup ## how drafting scales over draft workers

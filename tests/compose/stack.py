@@ -52,12 +52,14 @@ class Stack:
         inspected = json.loads(self.docker("inspect", *found)) if found else []
         return {one["Name"].lstrip("/"): one for one in inspected}
 
-    def wait_until_healthy(self, count: int) -> None:
-        """Returns when so many containers run, all of them in good health if they tell it."""
+    def wait_until_healthy(self, count: int, exited: int = 0) -> None:
+        """Returns when so many containers run, in good health if they tell it, and so many have exited."""
         deadline = time.monotonic() + HEALTH_SECONDS
         while True:
             states = {name: health(one) for name, one in self.containers().items()}
-            if len(states) == count and set(states.values()) <= {"healthy", "running"}:
+            running = [state for state in states.values() if state != "exited"]
+            well = set(running) <= {"healthy", "running"}
+            if well and len(running) == count and len(states) == count + exited:
                 return
             if time.monotonic() > deadline:
                 logs = self.compose("logs", "--tail=40")

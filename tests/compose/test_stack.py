@@ -154,9 +154,10 @@ async def test_a_gateway_and_a_draft_worker_are_killed_within_a_session(
             break
     assert killed, "every session had ended before the target could be held"
     assert {health(one) for one in stack.containers("gateway").values()} == {"exited"}
-    # And the rest goes on as before. (Docker calls a container that was paused unhealthy until its next probe,
-    # and Compose starts nothing behind it until then.)
+    # Docker calls a container that was paused unhealthy until its next probe, and Compose starts nothing
+    # behind it until then.
     stack.wait_until_healthy(OTHERS + DRAFTS - 2, exited=2)
+    # And the rest goes on as before.
     answer = await client.ask(known[0].question, images=[known[0].image])
     assert (answer.answer, answer.degraded) == (known[0].answer, ())
 

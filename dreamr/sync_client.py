@@ -25,6 +25,7 @@ class _LoopThread:
         self._closing = False
         # Whatever is taken up before the end is cancelled by it, and behind it nothing is.
         self._lock = threading.RLock()
+        self._streams = weakref.WeakSet[AsyncGenerator[Any, None]]()
         self._thread = threading.Thread(target=self._serve, name="dreamr-client", daemon=True)
         self._thread.start()
 
@@ -48,6 +49,12 @@ class _LoopThread:
         if task.cancelled():
             raise errors.UnavailableError("the client was closed")
         return task.result()
+
+    def keep(self, stream: AsyncGenerator[Any, None]) -> None:
+        """Has the end close it."""
+        with self._lock:
+            if not self._closing:
+                self._streams.add(stream)
 
     def release(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs what lets go of something: by and by where the thread cannot wait for itself, and not at all
@@ -88,6 +95,9 @@ class _LoopThread:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Each closes those within it. The loop closes all at once, which an outer one does not survive.
+        for stream in list(self._streams):
+            await stream.aclose()
         if last:
             await last()
         await self._loop.shutdown_asyncgens()
@@ -137,6 +147,7 @@ def _iterates(
     @functools.wraps(method)
     def call(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Generator[events.Event, None, None]:
         stream = method(client._client, *args, **kwargs)
+        client._thread.keep(stream)
 
         async def following() -> events.Event | None:
             return await anext(stream, None)

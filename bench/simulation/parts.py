@@ -78,7 +78,8 @@ class SimulatedParts:
                 await self._work("draft", fault)
                 step = self.truth(prefix)
                 if self._chance.random() > self._scenario.acceptance:
-                    step = replace(step, text=f"{step.text} or so {start.lane}")
+                    ends = step.closes != (self._chance.random() < 0.1)
+                    step = replace(step, text=f"{step.text} or so {start.lane}", closes=ends)
                 if fault and fault.kind is Kind.SILENT:
                     return
                 yield step

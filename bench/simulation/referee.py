@@ -232,6 +232,8 @@ class Referee:
         if verdict.reason is Reason.EQUAL_TO_RIVAL or self.policy.rule is Rule.EQUALITY:
             self._require(equal, "not what the target would have written")
         else:
+            if self.policy.rule is Rule.EQUIVALENCE:
+                self._require(rival is not None and rival.closes == step.closes, "an end for no end")
             given = self.verdicts.get((texts, step.text, step.closes), [])
             self._require(any(verdict is one for one in given), "a verdict that nobody gave")
 

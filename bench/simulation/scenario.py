@@ -122,28 +122,31 @@ class Scenario:
             seconds=chance.choice((600.0, 600.0, 600.0, target * 3)),
             faults=tuple(_fault(chance) for _ in range(chance.choice((0, 1, 1, 2, 3, 5)))),
             levels=tuple(chance.choices(tuple(Speculation), k=chance.choice((0, 0, 1, 3, 5)))),
-            max_tokens=chance.choice((None, None, None, 45, 130)),
+            max_tokens=chance.choice((*(None,) * 8, 45, 130)),
             max_repeats=chance.choice((0, 0, 1, 2)),
-            stuck=chance.choice((None, None, None, 0, 4)),
-            cut=chance.choice((0.0, 0.0, 0.2)),
-            granted=chance.choice((0, 0, 0, 1, 6)),
+            stuck=chance.choice((*(None,) * 8, 0, 4)),
+            cut=chance.choice((0.0, 0.0, 0.0, 0.2)),
+            granted=chance.choice((*(0,) * 8, 1, 6)),
         )
 
     def smaller(self) -> Iterator["Scenario"]:
         """Scenarios with a little less of everything, the boldest cuts first."""
         for index in range(len(self.faults)):
-            yield replace(self, faults=self.faults[:index] + self.faults[index + 1 :])
+            before, fault, after = self.faults[:index], self.faults[index], self.faults[index + 1 :]
+            yield replace(self, faults=before + after)
+            if fault.lasts:
+                yield replace(self, faults=(*before, replace(fault, lasts=False, flaps=False), *after))
         for steps in (1, self.steps // 2, self.steps - 1):
             if 0 < steps < self.steps:
                 yield replace(self, steps=steps)
         policy = self.policy
-        if policy.window > 1:
+        if policy.window:
             for less in (
                 replace(policy, width=1),
                 replace(policy, first_on_target=0),
                 replace(policy, answer_by=Author.TARGET),
                 replace(policy, window=1),
-                replace(policy, window=policy.window - 1),
+                replace(policy, window=max(1, policy.window - 1)),
             ):
                 if less != policy:
                     yield replace(self, policy=less)

@@ -53,9 +53,10 @@ def bind_caller(name: str) -> None:
 
 def event_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """A loop's exception handler: what nobody awaits is a line like all others."""
-    error, transport = context.get("exception"), context.get("transport")
-    if isinstance(error, RuntimeError) and transport is not None and transport.is_closing():
+    error = context.get("exception")
+    what = {name: str(value) for name, value in context.items() if name != "exception"}
+    if "transport" in context and isinstance(error, RuntimeError) and "handler is closed" in str(error):
         # uvloop's, where TLS data comes while its connection is being closed: its user has left it already.
-        _log.debug("connection closed", message=context["message"], reason=str(error))
+        _log.debug("connection closed", **what)
         return
-    _log.error("event loop", message=context["message"], exc_info=error)
+    _log.error("event loop", **what, exc_info=error)

@@ -117,8 +117,9 @@ class StepWriter:
     ) -> AsyncIterator[Written]:
         """Writes steps in one generation until the reasoning closes or `max_tokens` are written.
 
-        A step's tokens are those of the pieces up to its delimiter. One of more than `max_step_tokens` is
-        written anew, as `write` does, and is the last. Close the iterator to cancel.
+        A step's tokens are those of the pieces up to its delimiter, and its usage is the run's so far. One of
+        more than `max_step_tokens` is written anew, as `write` does, and is the last; so is one that is not
+        too long, but in one piece with what follows. Close the iterator to cancel.
 
         Raises:
             ServiceError: as `TritonModel.generate`.
@@ -152,14 +153,17 @@ class StepWriter:
                     step = self._step(buffer, tokens, chunk.finish_reason)
                     yield Written(step, _usage(chunk, total, started))
         if tokens > max_step_tokens:
-            yield await self.write(
+            written = await self.write(
                 prompt,
                 images,
                 sampling,
-                max_tokens=min(max_step_tokens, max_tokens - (total - tokens)),
+                max_tokens=max_step_tokens,
                 seconds=max(0, seconds - (time.perf_counter() - started)),
                 on_progress=on_progress and (lambda more: on_progress(total + more)),
             )
+            written.usage.output_tokens += total
+            written.usage.seconds = time.perf_counter() - started
+            yield written
 
     def _step(self, text: str, tokens: int, finish_reason: str | None) -> common_pb2.Step:
         """Reads off how a step ended. Without a stop string at its end, "stop" means end of sequence."""

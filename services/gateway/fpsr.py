@@ -194,10 +194,8 @@ class Machine:
             if _same(rival, candidate.step):
                 self._stop(candidate.judging)
                 candidate.settle(Verdict(accept=True, reason=Reason.EQUAL_TO_RIVAL))
-            elif self.policy.rule is Rule.EQUALITY or (
-                # The judge compares texts. It does not see that one of them is the end.
-                self.policy.rule is Rule.EQUIVALENCE and rival.closes != candidate.step.closes
-            ):
+            elif _differs(self.policy.rule, rival, candidate.step):
+                self._stop(candidate.judging)
                 candidate.settle(Verdict(accept=False, reason=Reason.DIFFERS_FROM_RIVAL))
         for candidate in self._at_frontier():
             undecided = not (candidate.verdict or candidate.judging)
@@ -503,3 +501,11 @@ class Machine:
 def _same(rival: Step, candidate: Step) -> bool:
     """Textual equality, the shortcut of Lookahead Reasoning (arXiv 2506.19830)."""
     return rival.text == candidate.text and rival.closes == candidate.closes
+
+
+def _differs(rule: Rule, rival: Step, candidate: Step) -> bool:
+    """Whether a step that is not the same is another one, whatever a judge says.
+
+    Lookahead Reasoning's compares texts. It does not see that one of them is the end.
+    """
+    return rule is Rule.EQUALITY or (rule is Rule.EQUIVALENCE and rival.closes != candidate.closes)

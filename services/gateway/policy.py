@@ -21,7 +21,8 @@ class Policy:
         answer_by: who writes the answer.
         governed: the governor may lower the speculation.
         grace_seconds: how long a finished rival waits for the pending verdict on its candidate, since
-            the chain behind the candidate is worth more than one step.
+            the chain behind the candidate is worth more than one step. A verdict that compares the two has
+            its own deadline instead.
 
     Raises:
         ValueError: on a negative number, on a width of 0, or without the rivals that the rule needs.

@@ -11,6 +11,7 @@ from services.gateway import candidate, fpsr
 from services.gateway.fpsr import Machine
 from services.gateway.messages import Author, Event, Judged, Step, Verdict
 from services.gateway.policy import EXACT, FPSR, LOOKAHEAD
+from services.gateway.rule import Rule
 from services.gateway.speculation import Speculation
 from tests.simulation.world import World
 
@@ -133,6 +134,9 @@ MUTANTS: dict[str, Patch] = {
         fpsr, "_same", lambda rival, candidate: rival.text == candidate.text
     ),
     "everything equals its rival": lambda patch: patch.setattr(fpsr, "_same", lambda rival, candidate: True),
+    "an end is like no end where the judge says so": lambda patch: patch.setattr(
+        fpsr, "_differs", lambda rule, rival, candidate: rule is Rule.EQUALITY
+    ),
     "late verdicts count": on_machine("handle", lambda self, event: _handle(self, accepts_late(self, event))),
     "a stopped draft is not forgotten": on_machine("_stop_draft", lambda self: self._stop(self._draft)),
     "a stop stops nothing": on_machine("_stop", lambda self, call: None),

@@ -45,5 +45,6 @@ def test_a_broken_machine_is_found_and_its_scenario_made_small(monkeypatch: pyte
     assert outcome_of(scenario).broken == found.rule
     smallest = shrink(scenario, lambda one: bool(outcome_of(one).broken))
     assert outcome_of(smallest).broken
+    assert found.smallest == repr(smallest)
     assert smallest.steps < scenario.steps or len(smallest.faults) < len(scenario.faults)
     assert not any(outcome_of(smaller).broken for smaller in smallest.smaller())

@@ -117,7 +117,7 @@ class StepWriter:
     ) -> AsyncIterator[Written]:
         """Writes steps in one generation until the reasoning closes or `max_tokens` are written.
 
-        A step's tokens are those of the pieces up to its delimiter, and its usage is the run's so far. One of
+        A step's tokens are those of the pieces up to its delimiter, its usage is the run's so far. One of
         more than `max_step_tokens` is written anew, as `write` does, and is the last; so is one that is not
         too long, but in one piece with what follows. Close the iterator to cancel.
 
@@ -153,7 +153,7 @@ class StepWriter:
                     step = self._step(buffer, tokens, chunk.finish_reason)
                     yield Written(step, _usage(chunk, total, started))
         if tokens > max_step_tokens:
-            written = await self.write(
+            yield await self.write(
                 prompt,
                 images,
                 sampling,
@@ -161,9 +161,6 @@ class StepWriter:
                 seconds=max(0, seconds - (time.perf_counter() - started)),
                 on_progress=on_progress and (lambda more: on_progress(total + more)),
             )
-            written.usage.output_tokens += total
-            written.usage.seconds = time.perf_counter() - started
-            yield written
 
     def _step(self, text: str, tokens: int, finish_reason: str | None) -> common_pb2.Step:
         """Reads off how a step ended. Without a stop string at its end, "stop" means end of sequence."""

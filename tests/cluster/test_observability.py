@@ -75,10 +75,8 @@ async def test_every_documented_metric_is_told_and_moves(
     )
 
 
-async def test_a_session_is_one_trace_through_every_service(
-    client: dreamr.AsyncClient, collector: tuple[Receiver, str]
-) -> None:
-    receiver, _ = collector
+async def traced(client: dreamr.AsyncClient, receiver: Receiver) -> tuple[dreamr.Answer, list[Received]]:
+    """A session, and all its spans once none of them is open."""
     answer = await asked(client)
 
     def found() -> list[Received]:
@@ -96,6 +94,22 @@ async def test_a_session_is_one_trace_through_every_service(
     async with asyncio.timeout(10):
         while not whole(spans := found()) or {one.service for one in spans} != SERVICES:  # noqa: ASYNC110 - other processes
             await asyncio.sleep(0.1)
+    return answer, spans
+
+
+def of_the_target(spans: list[Received]) -> list[Received]:
+    return [one for one in spans if one.name == "triton" and one.service == "TargetService"]
+
+
+async def test_a_session_is_one_trace_through_every_service(
+    client: dreamr.AsyncClient, collector: tuple[Receiver, str]
+) -> None:
+    receiver, _ = collector
+    # What is stopped soon enough has not come to the engine.
+    for _ in range(10):
+        answer, spans = await traced(client, receiver)
+        if any(one.attributes.get(CANCELLED) for one in of_the_target(spans)):
+            break
     assert len({one.trace for one in spans}) == 1
     assert not any(one.failed for one in spans)
 
@@ -108,7 +122,7 @@ async def test_a_session_is_one_trace_through_every_service(
     stopped = [one for one in rivals if one.attributes.get(CANCELLED)]
     # One that is stopped before it begins has no span.
     assert 0 < len(stopped) <= answer.totals.target.cancelled_calls
-    engine = [one for one in named("triton") if one.service == "TargetService"]
+    engine = of_the_target(spans)
     assert any(one.attributes.get(CANCELLED) for one in engine)
     written = [one for one in engine if "gen_ai.response.finish_reasons" in one.attributes]
     assert all(one.attributes["gen_ai.usage.output_tokens"] > 0 for one in written)

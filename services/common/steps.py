@@ -142,7 +142,7 @@ class StepWriter:
                     break
                 last = chunk.finish_reason is not None
                 *whole, buffer = buffer.split(settings.delimiter)
-                if not last:
+                if whole and not last:
                     # Extra blank lines are no steps.
                     buffer = buffer.lstrip("\n")
                 for text in filter(str.strip, whole):

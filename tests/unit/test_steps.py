@@ -101,6 +101,12 @@ async def test_a_run_is_split_at_the_delimiter() -> None:
     assert sum(step.tokens for step in steps) == 6
 
 
+async def test_a_delimiter_may_begin_with_a_line_break_and_come_in_pieces() -> None:
+    model = FakeModel(said("\n", "## one", "\n", "## two", "</think>"))
+    writer = StepWriter(model, ReasoningSettings(delimiter="\n## "))
+    assert [written.step.text async for written in running_on(writer, 99)] == ["one", "two"]
+
+
 async def test_a_run_that_is_cut_ends_with_a_truncated_step() -> None:
     model = FakeModel(said("one .\n\n", "two", reason="length"))
     writer = StepWriter(model, ReasoningSettings())

@@ -124,10 +124,7 @@ class SimulatedParts:
     def _call(self, part: str, late: Event | None) -> Iterator[Fault | None]:
         number = self._calls[part]
         self._calls[part] += 1
-        fault = next(
-            (fault for fault in self._scenario.faults if fault.hits(part, number)),
-            None,
-        )
+        fault = next((fault for fault in self._scenario.faults if fault.hits(part, number)), None)
         if fault:
             self.injected[fault.kind] += 1
         self.running += 1

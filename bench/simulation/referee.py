@@ -1,7 +1,9 @@
 """Checks the rules of FPSR at every event and command, from outside: it knows no inside of the machine."""
 
 from dataclasses import dataclass, field
+from typing import Self
 
+from services.gateway.fpsr import Machine
 from services.gateway.messages import (
     Answered,
     Author,
@@ -69,6 +71,18 @@ class Referee:
     speculation: Speculation = Speculation.FULL
     checks: int = 0
     _judging: set[Texts] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, machine: Machine) -> Self:
+        """Of a machine that has not started, by what it was told."""
+        return cls(
+            machine.policy,
+            machine.max_steps,
+            machine.max_tokens,
+            machine.max_repeats,
+            granted=tuple(machine.committed),
+            speculation=machine.speculation,
+        )
 
     @property
     def texts(self) -> Texts:

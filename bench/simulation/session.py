@@ -79,23 +79,15 @@ async def play(scenario: Scenario) -> Outcome:
 
     loop = asyncio.get_running_loop()
     parts = SimulatedParts(scenario, late)
-    granted = parts.granted()
     machine = WatchedMachine(
         scenario.policy,
         scenario.max_steps,
         max_tokens=scenario.max_tokens,
         max_repeats=scenario.max_repeats,
         speculation=speculation,
-        committed=granted,
+        committed=parts.granted(),
     )
-    referee = machine.referee = Referee(
-        scenario.policy,
-        scenario.max_steps,
-        max_tokens=scenario.max_tokens,
-        max_repeats=scenario.max_repeats,
-        granted=granted,
-        speculation=speculation,
-    )
+    referee = machine.referee = Referee.of(machine)
     driver = Driver(machine, parts, outbox, seconds=scenario.seconds, governor=governor, clock=loop.time)
     outcome, before, began = Outcome(injected=parts.injected), asyncio.all_tasks(), loop.time()
     leaving = next((fault for fault in scenario.faults if fault.kind is Kind.LEAVES), None)

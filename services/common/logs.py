@@ -9,7 +9,7 @@ import structlog
 
 from services.common import tracing
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
 MAX_SESSION_ID = 64
 """Characters of a session's id."""
@@ -57,6 +57,6 @@ def event_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
     what = {name: str(value) for name, value in context.items() if name != "exception"}
     if "transport" in context and isinstance(error, RuntimeError) and "handler is closed" in str(error):
         # uvloop's, where TLS data comes while its connection is being closed: its user has left it already.
-        _log.debug("connection closed", **what)
+        log.debug("connection closed", **what)
         return
-    _log.error("event loop", **what, exc_info=error)
+    log.error("event loop", **what, exc_info=error)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 
 from services.gateway.candidate import Candidate, Other
+from services.gateway.comparison import differs, same
 from services.gateway.messages import (
     Aborted,
     Answered,
@@ -43,7 +44,6 @@ from services.gateway.messages import (
 )
 from services.gateway.policy import Policy
 from services.gateway.rival import Rival
-from services.gateway.rule import Rule
 from services.gateway.speculation import Speculation
 
 
@@ -191,10 +191,10 @@ class Machine:
     def _compare(self) -> None:
         """A candidate that says what its rival says needs no judge; for some rules nothing else will do."""
         for candidate, rival in self._pairs():
-            if _same(rival, candidate.step):
+            if same(rival, candidate.step):
                 self._stop(candidate.judging)
                 candidate.settle(Verdict(accept=True, reason=Reason.EQUAL_TO_RIVAL))
-            elif _differs(self.policy.rule, rival, candidate.step):
+            elif differs(self.policy.rule, rival, candidate.step):
                 self._stop(candidate.judging)
                 candidate.settle(Verdict(accept=False, reason=Reason.DIFFERS_FROM_RIVAL))
         for candidate in self._at_frontier():
@@ -425,7 +425,7 @@ class Machine:
         """Another worker's candidate for the frontier that says the same, and is judged already."""
         for other in self._at_frontier():
             judged = (other.judging or other.verdict) and not other.step.truncated
-            if other is not candidate and judged and _same(other.step, candidate.step):
+            if other is not candidate and judged and same(other.step, candidate.step):
                 return other
         return None
 
@@ -496,16 +496,3 @@ class Machine:
     def _flush(self) -> list[Command]:
         commands, self._commands = self._commands, []
         return commands
-
-
-def _same(rival: Step, candidate: Step) -> bool:
-    """Textual equality, the shortcut of Lookahead Reasoning (arXiv 2506.19830)."""
-    return rival.text == candidate.text and rival.closes == candidate.closes
-
-
-def _differs(rule: Rule, rival: Step, candidate: Step) -> bool:
-    """Whether a step that is not the same is another one, whatever a judge says.
-
-    Lookahead Reasoning's compares texts. It does not see that one of them is the end.
-    """
-    return rule is Rule.EQUALITY or (rule is Rule.EQUIVALENCE and rival.closes != candidate.closes)

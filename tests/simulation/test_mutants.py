@@ -131,11 +131,11 @@ MUTANTS: dict[str, Patch] = {
         "_reasoned_enough", lambda self: self.frontier == self.max_steps
     ),
     "equal texts are enough, one of them closing": lambda patch: patch.setattr(
-        fpsr, "_same", lambda rival, candidate: rival.text == candidate.text
+        fpsr, "same", lambda rival, candidate: rival.text == candidate.text
     ),
-    "everything equals its rival": lambda patch: patch.setattr(fpsr, "_same", lambda rival, candidate: True),
+    "everything equals its rival": lambda patch: patch.setattr(fpsr, "same", lambda rival, candidate: True),
     "an end is like no end where the judge says so": lambda patch: patch.setattr(
-        fpsr, "_differs", lambda rule, rival, candidate: rule is Rule.EQUALITY
+        fpsr, "differs", lambda rule, rival, candidate: rule is Rule.EQUALITY
     ),
     "late verdicts count": on_machine("handle", lambda self, event: _handle(self, accepts_late(self, event))),
     "a stopped draft is not forgotten": on_machine("_stop_draft", lambda self: self._stop(self._draft)),

@@ -57,14 +57,7 @@ class World:
     referee: Referee = field(init=False)
 
     def __post_init__(self) -> None:
-        machine = self.machine
-        self.referee = Referee(
-            machine.policy,
-            machine.max_steps,
-            machine.max_tokens,
-            machine.max_repeats,
-            speculation=machine.speculation,
-        )
+        self.referee = Referee.of(self.machine)
 
     @property
     def running(self) -> dict[int, Start]:

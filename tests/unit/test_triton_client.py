@@ -16,7 +16,7 @@ from services.common.errors import (
     UnavailableError,
 )
 from services.common.triton import TritonModel
-from tests.unit.fake_triton import Say, Seen, serving_triton
+from tests.unit.fake_triton import FakeTriton, Say, Seen, serving_triton
 
 
 async def test_a_completion_carries_prompt_images_and_parameters() -> None:
@@ -117,30 +117,30 @@ async def test_cancelling_the_task_ends_the_generation(takes_cancel: bool) -> No
     assert fake.broken_off.is_set() != takes_cancel
 
 
+async def broken_off(fake: FakeTriton, address: str) -> None:
+    """Leaves a generation, and returns once its stream was cancelled."""
+    model = TritonModel(address, "m")
+    task = asyncio.create_task(model.complete("p", [], {}, seconds=30))
+    await fake.asked.wait()
+    task.cancel()
+    await asyncio.wait_for(fake.broken_off.wait(), 2)
+    await model.close()
+
+
 async def test_a_cancel_that_may_reach_another_instance_is_not_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(triton_stream, "END_SECONDS", 60)
     async with serving_triton(lambda _: [Say("b", "stop", wait=30)]) as (fake, address):
         fake.instances = 2
-        model = TritonModel(address, "m")
-        task = asyncio.create_task(model.complete("p", [], {}, seconds=30))
-        await fake.asked.wait()
-        task.cancel()
-        await asyncio.wait_for(fake.broken_off.wait(), 5)
-        await model.close()
+        await broken_off(fake, address)
 
 
 async def test_a_backend_that_does_not_heed_a_cancel_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_stream, "END_SECONDS", 0.1)
     async with serving_triton(lambda _: [Say("b", "stop", wait=30)]) as (fake, address):
         fake.heeds_cancel = False
-        model = TritonModel(address, "m")
-        task = asyncio.create_task(model.complete("p", [], {}, seconds=30))
-        await fake.asked.wait()
-        task.cancel()
-        await asyncio.wait_for(fake.broken_off.wait(), 2)
-        await model.close()
+        await broken_off(fake, address)
 
 
 async def test_a_stream_that_breaks_off_is_heard_of_at_once() -> None:

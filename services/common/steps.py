@@ -118,8 +118,9 @@ class StepWriter:
         """Writes steps in one generation until the reasoning closes or `max_tokens` are written.
 
         A step's tokens are those of the pieces up to its delimiter, its usage is the run's so far. One of
-        more than `max_step_tokens` is written anew, as `write` does, and is the last; so is one that is not
-        too long, but in one piece with what follows. Close the iterator to cancel.
+        more than `max_step_tokens` is written anew, as `write` does; so is one that is not too long, but in
+        one piece with what follows. Such steps come together: behind it they are written one by one, up to
+        the first that ends by itself, which is the last. Close the iterator to cancel.
 
         Raises:
             ServiceError: as `TritonModel.generate`.
@@ -132,7 +133,7 @@ class StepWriter:
             "include_stop_str_in_output": True,
         }
         started = time.perf_counter()
-        buffer, tokens, total = "", 0, 0
+        buffer, tokens, total, wrote = "", 0, 0, False
         async with self._model.generate(prompt, images, parameters, stream=True, seconds=seconds) as chunks:
             async for chunk in chunks:
                 buffer, tokens, total = buffer + chunk.text, tokens + chunk.tokens, total + chunk.tokens
@@ -148,19 +149,25 @@ class StepWriter:
                 for text in filter(str.strip, whole):
                     step = common_pb2.Step(text=text.strip(), tokens=tokens)
                     yield Written(step, _usage(chunk, total, started))
-                    prompt, tokens = prompt + step.text + settings.delimiter, 0
+                    prompt, tokens, wrote = prompt + step.text + settings.delimiter, 0, True
                 if last and (buffer.strip() or chunk.finish_reason == "stop"):
                     step = self._step(buffer, tokens, chunk.finish_reason)
                     yield Written(step, _usage(chunk, total, started))
-        if tokens > max_step_tokens:
-            yield await self.write(
+                    wrote = True
+        # A budget that a blank has used up is no reason to write nothing.
+        again = tokens > max_step_tokens or not wrote
+        while again:
+            one = await self.write(
                 prompt,
                 images,
                 sampling,
                 max_tokens=max_step_tokens,
                 seconds=max(0, seconds - (time.perf_counter() - started)),
-                on_progress=on_progress and (lambda more: on_progress(total + more)),
+                on_progress=_behind(total, on_progress),
             )
+            yield one
+            prompt, total = prompt + one.step.text + settings.delimiter, total + one.usage.output_tokens
+            again = one.step.truncated and bool(one.step.text) and total < max_tokens
 
     def _step(self, text: str, tokens: int, finish_reason: str | None) -> common_pb2.Step:
         """Reads off how a step ended. Without a stop string at its end, "stop" means end of sequence."""
@@ -177,6 +184,11 @@ class StepWriter:
 
 def _is_blank(step: common_pb2.Step) -> bool:
     return not (step.text or step.closes or step.truncated)
+
+
+def _behind(tokens: int, report: OnProgress | None) -> OnProgress | None:
+    """Reports a generation's tokens together with those before it."""
+    return report and (lambda more: report(tokens + more))
 
 
 def _usage(chunk: Chunk, tokens: int, started: float) -> common_pb2.Usage:

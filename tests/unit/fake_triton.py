@@ -96,10 +96,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
             raise
 
     async def _wait(self, ended: asyncio.Task[bool], seconds: float) -> None:
-        if not self.heeds_cancel or not self.takes_cancel:
-            await asyncio.sleep(seconds)
+        said = self.takes_cancel and self.heeds_cancel
         # That no more is asked is no cancel.
-        elif (await asyncio.wait({ended}, timeout=seconds))[0] and not ended.result():
+        if not said or ((await asyncio.wait({ended}, timeout=seconds))[0] and not ended.result()):
             await asyncio.sleep(seconds)
 
     async def _cancel(self, requests: Any, name: str) -> bool:

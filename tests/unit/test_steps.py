@@ -115,18 +115,36 @@ async def test_a_run_that_is_cut_ends_with_a_truncated_step() -> None:
 
 
 @pytest.mark.parametrize("end", [" long", " long\n\n"])
-async def test_a_run_ends_with_a_step_that_is_too_long_as_if_it_were_written_alone(end: str) -> None:
+async def test_a_step_of_a_run_that_is_too_long_is_written_as_if_alone_and_so_is_the_next(end: str) -> None:
     alone = said("two", " is", " too", reason="length")
-    model = FakeModel(said("one .", "\n\n", "two", " is", " too", end, "\n\nthree"), alone)
+    rest = said("long .", "\n\n")
+    model = FakeModel(said("one .", "\n\n", "two", " is", " too", end, "\n\nthree"), alone, rest)
     progress: list[int] = []
     steps = [
         written.step
-        async for written in running_on(StepWriter(model, ReasoningSettings()), 9, 3, progress.append)
+        async for written in running_on(StepWriter(model, ReasoningSettings()), 12, 3, progress.append)
     ]
-    assert [(step.text, step.truncated) for step in steps] == [("one .", False), ("two is too", True)]
-    assert model.prompts == ["p", "pone .\n\n"]
+    assert [(step.text, step.truncated) for step in steps] == [
+        ("one .", False),
+        ("two is too", True),
+        ("long .", False),
+    ]
+    assert model.prompts == ["p", "pone .\n\n", "pone .\n\ntwo is too\n\n"]
     assert model.parameters["max_tokens"] == 3
-    assert progress == list(range(1, 10))
+    assert progress == list(range(1, 12))
+
+
+async def test_steps_behind_one_that_is_too_long_come_one_by_one_as_far_as_the_tokens_go() -> None:
+    model = FakeModel(said("one", " is", " long"), said("one", reason="length"))
+    steps = [written.step async for written in running_on(StepWriter(model, ReasoningSettings()), 5, 1)]
+    # Two tokens of the run, and three.
+    assert [step.text for step in steps] == ["one"] * 3
+
+
+async def test_a_run_whose_tokens_a_blank_has_used_up_writes_a_step_all_the_same() -> None:
+    model = FakeModel(said("\n\n", reason="length"), said("\n\n"), said("one", reason="length"))
+    steps = [written.step async for written in running_on(StepWriter(model, ReasoningSettings()), 1, 1)]
+    assert [(step.text, step.tokens) for step in steps] == [("one", 2)]
 
 
 async def test_a_step_that_is_as_long_as_it_may_be_is_not_too_long() -> None:

@@ -69,7 +69,7 @@ def rows_of(folder: Path, seeds: Sequence[int]) -> list[Row]:
     found: dict[Weights, dict[int, list[Evaluation]]] = {}
     for weights, seed in planned(seeds):
         evaluations = Records(_folder(folder, weights, seed)).evaluations()
-        if _is_spread(folder, weights, seed, evaluations):
+        if _is_over(folder, weights, seed, evaluations):
             found.setdefault(weights, {})[seed] = evaluations
     return [
         Row(
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         begun = (work.folder / "settings.json").exists()
         work.prepare(resume=begun)
         share(options.folder, work.folder, seed, seeds)
-        if not begun or not _is_spread(options.folder, weights, seed, Records(work.folder).evaluations()):
+        if not begun or not _is_over(options.folder, weights, seed, Records(work.folder).evaluations()):
             sys.stderr.write(f"{weights}, seed {seed}\n")
             run(work.learn(Told()))
         text = table(rows_of(options.folder, seeds))
@@ -140,7 +140,7 @@ def _folder(folder: Path, weights: Weights, seed: int) -> Path:
     return folder / f"{'-'.join(map(str, weights))}-seed-{seed}"
 
 
-def _is_spread(folder: Path, weights: Weights, seed: int, evaluations: Sequence[Evaluation]) -> bool:
+def _is_over(folder: Path, weights: Weights, seed: int, evaluations: Sequence[Evaluation]) -> bool:
     """Whether a run has come to its end."""
     path = _folder(folder, weights, seed) / "settings.json"
     return bool(evaluations) and evaluations[-1].step == json.loads(path.read_text())["steps"]

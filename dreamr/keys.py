@@ -29,12 +29,15 @@ class Limits(BaseModel):
     Attributes:
         max_sessions: that run at once.
         tokens_per_minute: of committed steps and answers, in the long run; a minute's worth at once.
+        max_left_bytes: that the store keeps of sessions which clients have left unfinished; beyond it those
+            left first are cancelled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_sessions: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1)
+    max_left_bytes: int | None = Field(default=None, ge=0)
 
 
 class Key(BaseModel):

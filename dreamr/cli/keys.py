@@ -32,10 +32,18 @@ def add(
     tokens_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Tokens of steps and answers that a gateway gives it.")
     ] = None,
+    max_left_bytes: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of sessions left unfinished; beyond it those left first are cancelled."),
+    ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="How long the key is valid.")] = None,
 ) -> None:
     """Make a key and print it, once; with limits, set the caller's."""
-    given = {"max_sessions": max_sessions, "tokens_per_minute": tokens_per_minute}
+    given = {
+        "max_sessions": max_sessions,
+        "tokens_per_minute": tokens_per_minute,
+        "max_left_bytes": max_left_bytes,
+    }
     changes = {name: value for name, value in given.items() if value is not None}
     with KeyFile.changed(file) as keys:
         try:
@@ -68,12 +76,13 @@ def revoke(
 def list_keys(file: FileOption = Path("keys.json")) -> None:
     """List keys and limits; no secret is among them."""
     keys, now = KeyFile.load(file), datetime.now(UTC)
-    table = Table("id", "caller", "state", "created", "expires", "sessions", "tokens/min", box=None)
+    shown = ("sessions", "tokens/min", "left bytes")
+    table = Table("id", "caller", "state", "created", "expires", *shown, box=None)
     for key in keys.keys:
         limits = keys.callers.get(key.caller, Limits())
         table.add_row(
             *(key.id, key.caller, key.state(now)),
             *(f"{day:%Y-%m-%d}" if day else "-" for day in (key.created, key.expires)),
-            *(str(limit or "-") for limit in (limits.max_sessions, limits.tokens_per_minute)),
+            *("-" if limit is None else str(limit) for limit in limits.model_dump().values()),
         )
     Console(soft_wrap=True).print(table)

@@ -14,6 +14,7 @@ from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common import logs
 from services.common.errors import (
     DivergedError,
+    HandedOverError,
     InvalidRequestError,
     LateError,
     NotFoundError,
@@ -32,6 +33,7 @@ from services.gateway.cluster_parts import Cluster
 from services.gateway.deadline import left
 from services.gateway.entrance import Entrance
 from services.gateway.images import check_images
+from services.gateway.left_behind import LeftBehind
 from services.gateway.messages import Step
 from services.gateway.plan import Plan
 from services.gateway.reasoning import LAST_WORDS_SECONDS, Reasoning, Send, Task
@@ -115,6 +117,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         )
         self._reasoning = Reasoning(cluster, settings.verdict_seconds, self.timelines, recorder)
         self._admission = self.entrance.admission
+        self._left_behind = LeftBehind(store, settings.session_ttl_seconds, settings.lease_seconds)
         self._adoption = Adoption(
             store, self._admission, self.entrance.callers.of_session, self._adopt, settings.lease_seconds
         )
@@ -168,6 +171,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             # While it waited this may have changed.
             self._reasoning.check_open()
             await check_images(images, self._settings)
+            await self._left_behind.trim(caller)
             session = await Session.open(self._store, session_id, kept, images, self._settings.lease_seconds)
             if session:
                 if session.away and self._settings.durable_only:
@@ -225,6 +229,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 request.session_id, SessionCancelledError("the session was cancelled")
             )
             cancelled = ours
+            self._left_behind.remove(caller, request.session_id)
             try:
                 async with _store_errors():
                     cancelled |= await self._store.cancel(request.session_id)
@@ -298,12 +303,13 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             if taken is None:
                 return False
             session, stored = taken
+            self._left_behind.remove(listener.caller, session.id)
             try:
                 await listener.tell(stored.steps[listener.first :])
             except BaseException:
                 # Its client has gone: nobody would work on it until the lease lapses.
                 await asyncio.shield(session.release())
-                self._left(session)
+                self._left(session, listener.caller)
                 raise
             await self._run(session, await self._rest(session, stored, listener.deadline), listener)
             return True
@@ -370,21 +376,25 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         try:
             await self._reasoning.run(session, task, self._charging(listener.caller, listener.send))
         except asyncio.CancelledError:
-            self._left(session)
+            self._left(session, listener.caller)
             raise
         except ServiceError as failure:
-            if isinstance(failure, LateError):
-                self._left(session)
+            resumable = not isinstance(failure, InvalidRequestError | SessionCancelledError | HandedOverError)
+            if isinstance(failure, LateError) or (resumable and not session.background):
+                self._left(session, listener.caller)
             listener.context.set_trailing_metadata(
                 ((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored)))
             )
             kept = f"session {session.id} keeps {session.stored} committed steps"
             raise type(failure)(f"{failure}; {kept}") from failure
 
-    def _left(self, session: Session) -> None:
-        """Its client has gone, or has no more time: one in the background goes on without."""
+    def _left(self, session: Session, caller: Caller) -> None:
+        """Its client has gone, or has no more time, or the target is away: one in the background goes on
+        without."""
         if session.background:
             self._adoption.tell(session.id)
+        else:
+            self._left_behind.add(caller, session.id, session.size)
 
     def _started(self, session_id: str, stored: StoredSession) -> gateway_pb2.Started:
         options = gateway_pb2.ReasonRequest.FromString(stored.request).options

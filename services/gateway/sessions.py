@@ -67,6 +67,11 @@ class Session:
         return len(self._steps)
 
     @property
+    def size(self) -> int:
+        """Bytes of it that a store keeps while it runs."""
+        return sum(map(len, (self._request, *self._steps, *set(self._images))))
+
+    @property
     def durable(self) -> bool:
         """Whether the store outlives this process and has all of it."""
         return self._store.durable and not self.away

@@ -1,5 +1,6 @@
 """API keys at a gateway over real gRPC: who gets in, to which sessions, and for how much."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from dreamr.v1 import common_pb2, gateway_pb2
 from services.common.errors import UnauthenticatedError
 from services.gateway.callers import Caller, Callers
 from tests.unit.fake_services import STEPS, FakeServices
-from tests.unit.running_gateway import bearing, commits, gateway, refused, request
+from tests.unit.running_gateway import Gateway, bearing, commits, gateway, refused, request
 
 Code = grpc.StatusCode
 
@@ -129,6 +130,36 @@ async def test_a_callers_own_limit_is_not_the_others(path: Path) -> None:
         assert await begun(other)
         call.cancel()
         other.cancel()
+
+
+async def test_a_caller_leaves_no_more_in_the_store_than_it_may(path: Path) -> None:
+    one, two = added(path, "one", Limits(max_left_bytes=0)), added(path, "two")
+    parts = FakeServices(target_delay=30, failures={"Draft": [Code.INTERNAL] * 9})
+
+    async def left(running: Gateway, key: str) -> str:
+        """A session whose client has gone and that nobody holds any more."""
+        call = running.stub.Reason(request(), metadata=bearing(key))
+        session_id = await begun(call)
+        call.cancel()
+        async with asyncio.timeout(10):
+            while (found := await status(running, session_id, key)).held:  # noqa: ASYNC110 - over a socket
+                await asyncio.sleep(0.01)
+        assert found.status == gateway_pb2.SESSION_STATUS_RUNNING
+        return session_id
+
+    async def status(running: Gateway, session_id: str, key: str) -> gateway_pb2.GetSessionResponse:
+        asked = gateway_pb2.GetSessionRequest(session_id=session_id)
+        return await running.stub.GetSession(asked, metadata=bearing(key))
+
+    async with gateway(parts, keys=path) as running:
+        others = [await left(running, two) for _ in range(3)]
+        first, second = await left(running, one), await left(running, one)
+        # A third one makes room, and the second stays until then.
+        assert (await status(running, second, one)).status == gateway_pb2.SESSION_STATUS_RUNNING
+        await left(running, one)
+        assert (await status(running, first, one)).status == gateway_pb2.SESSION_STATUS_CANCELLED
+        for other in others:
+            assert (await status(running, other, two)).status == gateway_pb2.SESSION_STATUS_RUNNING
 
 
 async def test_no_caller_holds_all_calls(path: Path) -> None:

@@ -115,12 +115,12 @@ class StepWriter:
         seconds: float,
         on_progress: OnProgress | None = None,
     ) -> AsyncIterator[Written]:
-        """Writes steps in one generation until the reasoning closes or `max_tokens` are written.
+        """Writes steps in one generation, mostly until the reasoning closes or `max_tokens` are written.
 
-        A step's tokens are those of the pieces up to its delimiter, its usage is the run's so far. One of
-        more than `max_step_tokens` is written anew, as `write` does; so is one that is not too long, but in
-        one piece with what follows. Such steps come together: behind it they are written one by one, up to
-        the first that ends by itself, which is the last. Close the iterator to cancel.
+        A step's tokens are those of the pieces up to its delimiter, its usage that of its generation so far.
+        One of more than `max_step_tokens` is written anew, as `write` does; so is one that is not too long,
+        but in one piece with what follows. Such steps come together: behind it they are written one by one,
+        up to the first that ends by itself, which is the last. Close the iterator to cancel.
 
         Raises:
             ServiceError: as `TritonModel.generate`.
@@ -133,7 +133,7 @@ class StepWriter:
             "include_stop_str_in_output": True,
         }
         started = time.perf_counter()
-        buffer, tokens, total, wrote = "", 0, 0, False
+        buffer, tokens, total, count = "", 0, 0, 0
         async with self._model.generate(prompt, images, parameters, stream=True, seconds=seconds) as chunks:
             async for chunk in chunks:
                 buffer, tokens, total = buffer + chunk.text, tokens + chunk.tokens, total + chunk.tokens
@@ -149,18 +149,19 @@ class StepWriter:
                 for text in filter(str.strip, whole):
                     step = common_pb2.Step(text=text.strip(), tokens=tokens)
                     yield Written(step, _usage(chunk, total, started))
-                    prompt, tokens, wrote = prompt + step.text + settings.delimiter, 0, True
+                    prompt, tokens, count = prompt + step.text + settings.delimiter, 0, count + 1
                 if last and (buffer.strip() or chunk.finish_reason == "stop"):
                     step = self._step(buffer, tokens, chunk.finish_reason)
                     yield Written(step, _usage(chunk, total, started))
-                    wrote = True
+                    count += 1
         # A budget that a blank has used up is no reason to write nothing.
-        again = tokens > max_step_tokens or not wrote
+        again = tokens > max_step_tokens or not count
         while again:
+            count += 1
             one = await self.write(
                 prompt,
                 images,
-                sampling,
+                sampling.behind(count),
                 max_tokens=max_step_tokens,
                 seconds=max(0, seconds - (time.perf_counter() - started)),
                 on_progress=_behind(total, on_progress),

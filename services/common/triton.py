@@ -16,7 +16,7 @@ import secrets
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc
@@ -52,6 +52,8 @@ _ERRORS: tuple[tuple[re.Pattern[str], type[ServiceError]], ...] = (
 # No answer of Triton's: all others are told apart by their text, as in streams.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 _PROBE_SECONDS = 5.0
+# Engines take signed numbers.
+_SEEDS = 1 << 63
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 
 
@@ -62,6 +64,10 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+
+    def behind(self, steps: int) -> "Sampling":
+        """How the step behind so many is drawn: by one seed all would be drawn alike."""
+        return self if self.seed is None else replace(self, seed=(self.seed + steps) % _SEEDS)
 
     def parameters(self) -> dict[str, Any]:
         """In vLLM's names."""

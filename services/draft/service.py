@@ -61,7 +61,7 @@ class DraftService(draft_pb2_grpc.DraftServiceServicer):
                 written = await self._writer.write(
                     self._prompts.reasoning(ahead.question, len(images), steps),
                     images,
-                    sampling,
+                    sampling.behind(len(steps)),
                     max_tokens=max_tokens,
                     seconds=seconds_left(context, self._max_seconds),
                     logprobs=request.logprobs,

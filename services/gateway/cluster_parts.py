@@ -324,8 +324,12 @@ def _written(response: target_pb2.GenerateResponse) -> common_pb2.Step | None:
 
 
 def _go_behind(request: draft_pb2.DraftRequest | target_pb2.GenerateRequest, step: common_pb2.Step) -> bool:
-    """Moves a request behind a step that it has brought; false when no more is to come."""
-    if step.closes or step.truncated or request.max_steps == 1:
+    """Moves a request behind a step that it has brought; false when no more is to come.
+
+    A run of steps goes on behind one that was too long.
+    """
+    runs_on = request.max_steps == 0 and step.text
+    if step.closes or (step.truncated and not runs_on) or request.max_steps == 1:
         return False
     request.context.steps.append(step.text)
     if request.max_steps:

@@ -2,11 +2,15 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import structlog
 
 from services.gateway.callers import Caller
+from services.gateway.sessions import Session
 from services.gateway.store import Status, Store, StoreError
 
 log = structlog.get_logger()
@@ -14,12 +18,39 @@ log = structlog.get_logger()
 _OVERHEAD = 4096
 """Bytes that a store needs for any session, however small. So a limit bounds their number as well."""
 
+_AT_ONCE = 16
+"""Sessions at most that a request waits for: the next one goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    size: int
+    since: float
+
+
+@dataclass(slots=True)
+class _Left:
+    """What one caller has left, in that order."""
+
+    entries: dict[str, _Entry] = field(default_factory=dict)
+    bytes: int = 0
+
+    def add(self, session_id: str, entry: _Entry) -> None:
+        self.remove(session_id)
+        self.entries[session_id] = entry
+        self.bytes += entry.size
+
+    def remove(self, session_id: str) -> None:
+        if entry := self.entries.pop(session_id, None):
+            self.bytes -= entry.size
+
 
 class LeftBehind:
     """How much of the store each caller with a limit takes by what it has left unfinished at this gateway.
 
     Beyond the limit the sessions that were left first are cancelled, though never the last one: who lost its
-    connection finds what it asked for last.
+    connection finds what it asked for last. What other gateways do with a session is not heard of: it counts
+    until its time is over here, or until it would be cancelled, which one that is worked on or over is not.
 
     Args:
         ttl_seconds: after which the store forgets a session itself.
@@ -38,46 +69,59 @@ class LeftBehind:
         self._ttl_seconds = ttl_seconds
         self._lease_seconds = lease_seconds
         self._clock = clock
-        # By caller: bytes of each session and when it was left, in that order.
-        self._left: dict[str, dict[str, tuple[int, float]]] = {}
+        # One for all, so that what was not heard of may be done again.
+        self._owner = uuid.uuid4().hex
+        self._callers: dict[str, _Left] = {}
+        self._spared = Counter[str]()
 
-    def add(self, caller: Caller, session_id: str, size: int) -> None:
-        """A session of so many bytes that the caller has left, or that failed and may be resumed."""
+    def add(self, caller: Caller, session: Session) -> None:
+        """One that the caller has left, or that failed and may be resumed."""
         if caller.limits.max_left_bytes is not None:
-            left = self._left.setdefault(caller.name, {})
-            left.pop(session_id, None)
-            left[session_id] = size + _OVERHEAD, self._clock()
+            entry = _Entry(session.size + _OVERHEAD, self._clock())
+            self._callers.setdefault(caller.name, _Left()).add(session.id, entry)
 
     def remove(self, caller: Caller, session_id: str) -> None:
         """It was taken up again, or has ended."""
-        if left := self._left.get(caller.name):
-            left.pop(session_id, None)
+        if left := self._callers.get(caller.name):
+            left.remove(session_id)
+
+    @contextmanager
+    def spared(self, session_id: str) -> Iterator[None]:
+        """Within the block somebody asks for the session: it is not cancelled."""
+        self._spared[session_id] += 1
+        try:
+            yield
+        finally:
+            self._spared[session_id] -= 1
+            if not self._spared[session_id]:
+                del self._spared[session_id]
 
     async def trim(self, caller: Caller) -> None:
-        """Brings a caller down to its limit; with the store away it is done another time."""
-        limit = caller.limits.max_left_bytes
-        left = self._left.get(caller.name, {})
-        while left:
-            first = next(iter(left))
-            lapsed = left[first][1] + self._ttl_seconds <= self._clock()
-            over = limit is not None and len(left) > 1 and sum(size for size, _ in left.values()) > limit
-            if not (lapsed or over):
+        """Brings a caller down to its limit, or nearer to it; with the store away it is done another time."""
+        left, limit = self._callers.get(caller.name), caller.limits.max_left_bytes
+        if left is None:
+            return
+        for session_id, oldest in list(left.entries.items()):
+            if oldest.since + self._ttl_seconds > self._clock():
+                break
+            left.remove(session_id)
+        # The last one is no candidate.
+        candidates = [name for name in list(left.entries)[:-1] if not self._spared[name]]
+        for session_id in candidates[:_AT_ONCE]:
+            if limit is None or left.bytes <= limit:
                 return
-            size, since = left.pop(first)
-            if lapsed:
-                continue
+            entry = left.entries.get(session_id)
             try:
-                await self._cancel(first)
+                await self._cancel(session_id)
             except StoreError as error:
-                # As the first again.
-                rest = dict(left)
-                left.clear()
-                left.update({first: (size, since)} | rest)
                 log.info("sessions left behind stay", reason=str(error))
                 return
+            # Meanwhile it may have been left once more.
+            if entry and left.entries.get(session_id) is entry:
+                left.remove(session_id)
 
     async def _cancel(self, session_id: str) -> None:
         """Only where nobody works on it: it may have been resumed at another gateway."""
-        fence = await self._store.take_over(session_id, self._lease_seconds, uuid.uuid4().hex)
+        fence = await self._store.take_over(session_id, self._lease_seconds, self._owner)
         if fence and await self._store.end(session_id, fence, Status.CANCELLED):
             log.info("session left behind is cancelled: its caller has left too much", session_id=session_id)

@@ -70,6 +70,7 @@ class Reasoning:
     Args:
         verdict_seconds: how long one verdict may take.
         timelines: of the last sessions.
+        let_go_of: leaves a session that has not ended to whoever resumes it.
         recorder: None keeps nothing of what sessions say.
     """
 
@@ -78,10 +79,12 @@ class Reasoning:
         cluster: Cluster,
         verdict_seconds: float,
         timelines: Timelines,
+        let_go_of: Callable[[Session], Awaitable[None]],
         recorder: Recorder | None = None,
     ) -> None:
         self._cluster = cluster
         self._timelines = timelines
+        self._let_go_of = let_go_of
         self._recorder = recorder
         self._verdict_seconds = verdict_seconds
         self._governor = Governor()
@@ -269,7 +272,7 @@ class Reasoning:
         elif finished:
             status = Status.FINISHED
         else:
-            await session.release()
+            await self._let_go_of(session)
             return
         if not await session.end(status, finished) and len(self._late) < _MOST_LATE:
             # Its client need not wait for the store, nor the next session for its place.

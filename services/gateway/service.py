@@ -14,7 +14,6 @@ from dreamr.v1 import common_pb2, gateway_pb2, gateway_pb2_grpc
 from services.common import logs
 from services.common.errors import (
     DivergedError,
-    HandedOverError,
     InvalidRequestError,
     LateError,
     NotFoundError,
@@ -115,9 +114,11 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
             settings.session_ttl_seconds,
             self.entrance.callers.of_session,
         )
-        self._reasoning = Reasoning(cluster, settings.verdict_seconds, self.timelines, recorder)
-        self._admission = self.entrance.admission
         self._left_behind = LeftBehind(store, settings.session_ttl_seconds, settings.lease_seconds)
+        self._reasoning = Reasoning(
+            cluster, settings.verdict_seconds, self.timelines, self._let_go_of, recorder
+        )
+        self._admission = self.entrance.admission
         self._adoption = Adoption(
             store, self._admission, self.entrance.callers.of_session, self._adopt, settings.lease_seconds
         )
@@ -167,23 +168,27 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         listener = _Listener(
             session_id, caller, lambda response: _write(context, response), context, deadline
         )
-        async with self._admission.place(caller, left(deadline)):
-            # While it waited this may have changed.
-            self._reasoning.check_open()
-            await check_images(images, self._settings)
-            await self._left_behind.trim(caller)
-            session = await Session.open(self._store, session_id, kept, images, self._settings.lease_seconds)
-            if session:
-                if session.away and self._settings.durable_only:
-                    raise UnavailableError(f"sessions: {session.away}")
-                task = Task(plan, _context(session_id, request), deadline, committed=_closing(request))
-                await self._run(session, task, listener)
-                return
-        # The same request once more: its client has lost the first one's stream.
-        begun = await self._load(session_id, with_images=False)
-        if begun.request != kept or list(begun.image_names) != content_names(images):
-            raise InvalidRequestError.of("request_id", "has begun another question already")
-        await self._follow(listener)
+        # Its caller may have lost its connection and ask once more.
+        with self._left_behind.spared(session_id):
+            async with self._admission.place(caller, left(deadline)):
+                # While it waited this may have changed.
+                self._reasoning.check_open()
+                await check_images(images, self._settings)
+                await self._left_behind.trim(caller)
+                session = await Session.open(
+                    self._store, session_id, kept, images, self._settings.lease_seconds
+                )
+                if session:
+                    if session.away and self._settings.durable_only:
+                        raise UnavailableError(f"sessions: {session.away}")
+                    task = Task(plan, _context(session_id, request), deadline, committed=_closing(request))
+                    await self._run(session, task, listener)
+                    return
+            # The same request once more: its client has lost the first one's stream.
+            begun = await self._load(session_id, with_images=False)
+            if begun.request != kept or list(begun.image_names) != content_names(images):
+                raise InvalidRequestError.of("request_id", "has begun another question already")
+            await self._follow(listener)
 
     async def Resume(  # type: ignore[override]  # noqa: N802 - as Reason
         self, request: gateway_pb2.ResumeRequest, context: Context
@@ -229,13 +234,14 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 request.session_id, SessionCancelledError("the session was cancelled")
             )
             cancelled = ours
-            self._left_behind.remove(caller, request.session_id)
             try:
                 async with _store_errors():
                     cancelled |= await self._store.cancel(request.session_id)
             except UnavailableError:
                 if not ours:
                     raise
+            else:
+                self._left_behind.remove(caller, request.session_id)
         return gateway_pb2.CancelResponse(cancelled=cancelled)
 
     def _caller(self, context: Context) -> AbstractContextManager[Caller]:
@@ -243,8 +249,9 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
 
     async def _follow(self, listener: _Listener) -> None:
         """Tells of a session from a commit on; where nobody works on it, goes on with it."""
-        async with _until(listener.deadline):
-            await self._tell(listener)
+        with self._left_behind.spared(listener.session_id):
+            async with _until(listener.deadline):
+                await self._tell(listener)
 
     async def _tell(self, listener: _Listener) -> None:
         session_id, digest, started = listener.session_id, listener.digest, False
@@ -308,8 +315,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 await listener.tell(stored.steps[listener.first :])
             except BaseException:
                 # Its client has gone: nobody would work on it until the lease lapses.
-                await asyncio.shield(session.release())
-                self._left(session, listener.caller)
+                await asyncio.shield(self._let_go_of(session))
+                self._left(session)
                 raise
             await self._run(session, await self._rest(session, stored, listener.deadline), listener)
             return True
@@ -342,7 +349,7 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         try:
             plan = Plan.of(request, self._pair)
         except InvalidRequestError:
-            await session.release()
+            await self._let_go_of(session)
             raise
         return Task(
             plan,
@@ -376,25 +383,28 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
         try:
             await self._reasoning.run(session, task, self._charging(listener.caller, listener.send))
         except asyncio.CancelledError:
-            self._left(session, listener.caller)
+            self._left(session)
             raise
         except ServiceError as failure:
-            resumable = not isinstance(failure, InvalidRequestError | SessionCancelledError | HandedOverError)
-            if isinstance(failure, LateError) or (resumable and not session.background):
-                self._left(session, listener.caller)
+            if isinstance(failure, LateError):
+                self._left(session)
             listener.context.set_trailing_metadata(
                 ((SESSION_KEY, session.id), (COMMITTED_KEY, str(session.stored)))
             )
             kept = f"session {session.id} keeps {session.stored} committed steps"
             raise type(failure)(f"{failure}; {kept}") from failure
 
-    def _left(self, session: Session, caller: Caller) -> None:
-        """Its client has gone, or has no more time, or the target is away: one in the background goes on
-        without."""
+    async def _let_go_of(self, session: Session) -> None:
+        """Leaves a session that has not ended to whoever resumes it."""
+        await session.release()
+        # One in the background is worked off without its client.
+        if not (session.lost or session.background):
+            self._left_behind.add(self.entrance.callers.of_session(session.id), session)
+
+    def _left(self, session: Session) -> None:
+        """Its client has gone, or has no more time: one in the background goes on without."""
         if session.background:
             self._adoption.tell(session.id)
-        else:
-            self._left_behind.add(caller, session.id, session.size)
 
     def _started(self, session_id: str, stored: StoredSession) -> gateway_pb2.Started:
         options = gateway_pb2.ReasonRequest.FromString(stored.request).options

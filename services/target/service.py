@@ -83,7 +83,7 @@ class TargetService(target_pb2_grpc.TargetServiceServicer):
             written = await self._writer.write(
                 self._prompts.reasoning(ahead.question, len(images), steps),
                 images,
-                sampling,
+                sampling.behind(len(steps)),
                 max_tokens=max_tokens,
                 seconds=seconds_left(context, self._max_seconds),
                 on_progress=report,

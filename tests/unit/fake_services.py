@@ -37,6 +37,7 @@ class FakeServices(
             the machine is busy; `target_delay` where it reasons alone.
         failures: statuses that a method answers with, in turn, before it works again.
         breaks: positions in the middle of which `Generate` fails, once each.
+        truncated: positions whose steps are longer than they may be.
         cancelled: methods whose call was cancelled from outside.
         running: calls under way.
         requests: what each method was asked.
@@ -48,6 +49,7 @@ class FakeServices(
     rival_delay: float = 0.3
     failures: dict[str, list[grpc.StatusCode]] = field(default_factory=dict)
     breaks: list[int] = field(default_factory=list)
+    truncated: tuple[int, ...] = ()
     cancelled: list[str] = field(default_factory=list)
     running: int = 0
     calls: int = 0
@@ -146,7 +148,12 @@ class FakeServices(
         return min(len(context.steps), len(self.steps) - 1)
 
     def _step(self, index: int) -> common_pb2.Step:
-        return common_pb2.Step(text=self.steps[index], tokens=5, closes=index == len(self.steps) - 1)
+        return common_pb2.Step(
+            text=self.steps[index],
+            tokens=5,
+            closes=index == len(self.steps) - 1,
+            truncated=index in self.truncated,
+        )
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Adds the services to a server."""

@@ -13,10 +13,13 @@ from dreamr.keys import KeyFile, Limits
 from dreamr.v1 import common_pb2, gateway_pb2
 from services.common.errors import UnauthenticatedError
 from services.gateway.callers import Caller, Callers
-from tests.unit.fake_services import STEPS, FakeServices
+from services.gateway.memory_store import MemoryStore
+from services.gateway.store import Status
+from tests.unit.fake_services import STEPS, FakeServices, busy
 from tests.unit.running_gateway import Gateway, bearing, commits, gateway, refused, request
 
 Code = grpc.StatusCode
+Standing = gateway_pb2.SessionStatus
 
 
 @pytest.fixture
@@ -132,34 +135,66 @@ async def test_a_callers_own_limit_is_not_the_others(path: Path) -> None:
         other.cancel()
 
 
+async def left(running: Gateway, key: str, request_id: str = "") -> str:
+    """A session whose client has gone and that nobody holds any more."""
+    call = running.stub.Reason(request(request_id=request_id), metadata=bearing(key))
+    session_id = await begun(call)
+    call.cancel()
+    async with asyncio.timeout(10):
+        while (found := await standing(running, session_id, key)).held:  # noqa: ASYNC110 - over a socket
+            await asyncio.sleep(0.01)
+    assert found.status == Standing.SESSION_STATUS_RUNNING
+    return session_id
+
+
+async def standing(running: Gateway, session_id: str, key: str) -> gateway_pb2.GetSessionResponse:
+    asked = gateway_pb2.GetSessionRequest(session_id=session_id)
+    return await running.stub.GetSession(asked, metadata=bearing(key))
+
+
 async def test_a_caller_leaves_no_more_in_the_store_than_it_may(path: Path) -> None:
     one, two = added(path, "one", Limits(max_left_bytes=0)), added(path, "two")
-    parts = FakeServices(target_delay=30, failures={"Draft": [Code.INTERNAL] * 9})
-
-    async def left(running: Gateway, key: str) -> str:
-        """A session whose client has gone and that nobody holds any more."""
-        call = running.stub.Reason(request(), metadata=bearing(key))
-        session_id = await begun(call)
-        call.cancel()
-        async with asyncio.timeout(10):
-            while (found := await status(running, session_id, key)).held:  # noqa: ASYNC110 - over a socket
-                await asyncio.sleep(0.01)
-        assert found.status == gateway_pb2.SESSION_STATUS_RUNNING
-        return session_id
-
-    async def status(running: Gateway, session_id: str, key: str) -> gateway_pb2.GetSessionResponse:
-        asked = gateway_pb2.GetSessionRequest(session_id=session_id)
-        return await running.stub.GetSession(asked, metadata=bearing(key))
-
-    async with gateway(parts, keys=path) as running:
+    async with gateway(busy(), keys=path) as running:
         others = [await left(running, two) for _ in range(3)]
         first, second = await left(running, one), await left(running, one)
-        # A third one makes room, and the second stays until then.
-        assert (await status(running, second, one)).status == gateway_pb2.SESSION_STATUS_RUNNING
+        # Room is made when another one begins.
+        assert (await standing(running, first, one)).status == Standing.SESSION_STATUS_RUNNING
         await left(running, one)
-        assert (await status(running, first, one)).status == gateway_pb2.SESSION_STATUS_CANCELLED
+        assert (await standing(running, first, one)).status == Standing.SESSION_STATUS_CANCELLED
+        assert (await standing(running, second, one)).status == Standing.SESSION_STATUS_RUNNING
         for other in others:
-            assert (await status(running, other, two)).status == gateway_pb2.SESSION_STATUS_RUNNING
+            assert (await standing(running, other, two)).status == Standing.SESSION_STATUS_RUNNING
+
+
+async def test_who_asks_once_more_for_what_it_has_left_gets_it(path: Path) -> None:
+    key = added(path, "one", Limits(max_left_bytes=0))
+    async with gateway(busy(), keys=path) as running:
+        first = await left(running, key, "the same")
+        await left(running, key)
+        assert await left(running, key, "the same") == first
+
+
+class SlowStore(MemoryStore):
+    """Its client leaves while the answer is stored."""
+
+    async def end(self, session_id: str, fence: int, status: Status, outcome: bytes = b"") -> bool:
+        await asyncio.sleep(0.2)
+        return await super().end(session_id, fence, status, outcome)
+
+
+async def test_a_session_that_has_its_answer_is_not_left_however_its_client_goes(path: Path) -> None:
+    key = added(path, "one", Limits(max_left_bytes=0))
+    parts = busy()
+    async with gateway(parts, keys=path, store=SlowStore(60)) as running:
+        kept = await left(running, key)
+        parts.target_delay = 0.001
+        for _ in range(3):
+            call = running.stub.Reason(request(), metadata=bearing(key))
+            happened: Any = await call.read()
+            while not happened.HasField("finished"):
+                happened = await call.read()
+            call.cancel()
+        assert (await standing(running, kept, key)).status == Standing.SESSION_STATUS_RUNNING
 
 
 async def test_no_caller_holds_all_calls(path: Path) -> None:

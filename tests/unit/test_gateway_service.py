@@ -196,6 +196,15 @@ async def test_a_target_that_dies_in_a_step_is_asked_again_from_there(policy: st
         assert not parts.breaks
 
 
+async def test_a_run_that_breaks_goes_on_behind_steps_that_were_too_long() -> None:
+    texts = ("one", "two", "three .", "four .")
+    parts = FakeServices(texts, breaks=[3], truncated=(0, 1))
+    async with gateway(parts) as running:
+        told = await running.reason(request(Options(policy="target")))
+        assert [commit.step.text for commit in commits(told)] == list(texts)
+    assert [list(asked.context.steps) for asked in parts.requests["Generate"]] == [[], list(texts[:3])]
+
+
 async def test_what_the_target_refuses_is_the_callers_to_change() -> None:
     parts = FakeServices(failures={"Generate": [Code.INVALID_ARGUMENT]})
     async with gateway(parts) as running:

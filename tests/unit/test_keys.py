@@ -25,7 +25,8 @@ def added(path: Path, *arguments: str) -> str:
 
 def test_a_key_is_printed_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
-    secret = added(path, "ci", "--max-sessions", "4", "--tokens-per-minute", "9000", "--days", "30")
+    limits = ("--max-sessions", "4", "--tokens-per-minute", "9000", "--max-left-bytes", "0")
+    secret = added(path, "ci", *limits, "--days", "30")
     text = path.read_text()
     assert secret.startswith("dreamr_")
     assert secret not in text
@@ -33,13 +34,14 @@ def test_a_key_is_printed_once_and_kept_as_a_hash(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     found = KeyFile.load(path)
     assert found.keys[0].digest == digest_of(secret)
-    assert found.callers == {"ci": Limits(max_sessions=4, tokens_per_minute=9000)}
+    assert found.callers == {"ci": Limits(max_sessions=4, tokens_per_minute=9000, max_left_bytes=0)}
     expires = found.keys[0].expires
     assert expires is not None
     assert abs(expires - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
     listed = keys(path, "list").stdout
     assert "ci" in listed
     assert "valid" in listed
+    assert listed.split()[-3:] == ["4", "9000", "0"]
     assert secret.split("_", 2)[2] not in listed
 
 

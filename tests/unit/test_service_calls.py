@@ -145,6 +145,15 @@ async def test_the_draft_writes_steps_until_one_closes(start: Start) -> None:
     assert (first.images, first.stream) == (1, False)
 
 
+async def test_steps_of_one_call_are_not_drawn_alike(start: Start) -> None:
+    async with start(lambda _: [Say("more .\n\n", "stop")]) as cluster:
+        drawn = common_pb2.Sampling(temperature=1, seed=(1 << 63) - 1)
+        asked = draft_pb2.DraftRequest(context=ahead(), max_steps=3, sampling=drawn)
+        _ = [response async for response in cluster.draft.Draft(asked, timeout=5)]
+        seeds = [seen.parameters["seed"] for seen in cluster.triton.seen]
+    assert seeds == [(1 << 63) - 1, 0, 1]
+
+
 async def test_cancelling_the_draft_stops_the_model(start: Start) -> None:
     async with start(lambda _: [Say("x", "stop", wait=30)]) as cluster:
         call = cluster.draft.Draft(draft_pb2.DraftRequest(context=ahead(), max_steps=1))

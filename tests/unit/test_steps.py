@@ -18,6 +18,7 @@ class FakeModel(TritonModel):
         self._said = list(generations)
         self.parameters: dict[str, Any] = {}
         self.prompts: list[str] = []
+        self.seeds: list[int | None] = []
 
     @asynccontextmanager
     async def generate(
@@ -32,6 +33,7 @@ class FakeModel(TritonModel):
     ) -> AsyncIterator[AsyncIterator[Chunk]]:
         self.parameters = parameters
         self.prompts.append(prompt)
+        self.seeds.append(parameters.get("seed"))
         said = self._said.pop(0) if len(self._said) > 1 else self._said[0]
 
         async def pieces() -> AsyncIterator[Chunk]:
@@ -84,7 +86,7 @@ def running_on(
     return writer.run_on(
         "p",
         [],
-        Sampling(),
+        Sampling(1.0, seed=7),
         max_tokens=max_tokens,
         max_step_tokens=max_step_tokens,
         seconds=1,
@@ -139,6 +141,7 @@ async def test_steps_behind_one_that_is_too_long_come_one_by_one_as_far_as_the_t
     steps = [written.step async for written in running_on(StepWriter(model, ReasoningSettings()), 5, 1)]
     # Two tokens of the run, and three.
     assert [step.text for step in steps] == ["one"] * 3
+    assert model.seeds == [7, 8, 9, 10]
 
 
 async def test_a_run_whose_tokens_a_blank_has_used_up_writes_a_step_all_the_same() -> None:

@@ -40,6 +40,10 @@ class TritonStartError(RuntimeError):
     """Triton cannot be started; the message says what is missing or ends with Triton's own last words."""
 
 
+class _CrashedError(TritonStartError):
+    """It was ended by a signal, its own or another's."""
+
+
 class TritonServer:
     """One Triton server with its models, as a child process.
 
@@ -142,7 +146,17 @@ class TritonServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Start Triton and wait until every model is loaded. Raises TritonStartError."""
+        """Start Triton and wait until every model is loaded. Raises TritonStartError.
+
+        One that crashes is started once more: on a crowded machine the python backend aborts now and then,
+        with a `lock_exception` (triton-inference-server/server#8882).
+        """
+        try:
+            await self._start()
+        except _CrashedError:
+            await self._start()
+
+    async def _start(self) -> None:
         wheel = None if self._binary else _wheel()
         library_folder = _libpython_folder() if wheel else None
         self._folder = Path(tempfile.mkdtemp(prefix="dreamr-triton-"))
@@ -187,7 +201,8 @@ class TritonServer:
         if self._pump is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._pump), 2)
-        raise TritonStartError(f"Triton ended with status {process.returncode}; its log ends:\n{self.tail()}")
+        kind = _CrashedError if process.returncode < 0 else TritonStartError
+        raise kind(f"Triton ended with status {process.returncode}; its log ends:\n{self.tail()}")
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
         """Copy Triton's output to the log file, and see in it when the services have started."""

@@ -1,7 +1,6 @@
 """Stores on a Redis that stops, drops connections, forgets, fails over or refuses."""
 
 import asyncio
-import gc
 import traceback
 import uuid
 from collections.abc import Iterator
@@ -17,6 +16,9 @@ from services.gateway.redis_store import RedisStore
 from services.gateway.redis_url import RedisUrlError
 from services.gateway.store import Appended, Status, StoreError
 from tests.contract.redis_servers import LAYOUTS, PASSWORD, Servers, Start, alone, clustered, started, watched
+
+# redis-py leaves sockets to the garbage collector where it is cancelled, or its server goes, as it connects.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 LEASE = 30.0
 OWNER = "owner"
@@ -162,15 +164,7 @@ def failing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]
     yield from started(starts[request.param], tmp_path)
 
 
-# redis-py leaves sockets to the garbage collector when a cluster's node goes while it connects.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_master_that_dies_is_replaced(failing: Servers) -> None:
-    asyncio.run(fail_over(failing))
-    # Here, and not in whichever test comes when it is time.
-    gc.collect()
-
-
-async def fail_over(failing: Servers) -> None:
+async def test_a_master_that_dies_is_replaced(failing: Servers) -> None:
     store = RedisStore(failing.url, ttl_seconds=60, timeout_seconds=3)
     # In a cluster the first server has some of them.
     names = [f"{number}" for number in range(12)]

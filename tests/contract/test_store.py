@@ -13,6 +13,9 @@ from services.gateway.redis_store import RedisStore
 from services.gateway.store import Appended, Hold, Status, Store, content_names
 from tests.contract.redis_servers import LAYOUTS, Servers, started
 
+# redis-py leaves sockets to the garbage collector where it is cancelled, or its server goes, as it connects.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 LEASE = 30.0
 OWNER = "owner"
 

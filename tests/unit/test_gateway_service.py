@@ -317,13 +317,13 @@ async def test_behind_a_given_step_that_closes_the_answer_alone_is_written() -> 
 
 async def test_several_draft_workers_write_for_one_position() -> None:
     async with (
-        serving((first := FakeServices(delay=0.02)).add_to) as one,
-        serving((second := FakeServices(delay=0.02)).add_to) as other,
+        serving((first := FakeServices(delay=0.1)).add_to) as one,
+        serving((second := FakeServices(delay=0.1)).add_to) as other,
         gateway(addresses={"draft": f"{one},{other}"}) as running,
     ):
         told = await running.reason(request(Options(width=2)))
         assert [commit.step.text for commit in commits(told)] == list(STEPS)
-    lanes = [asked for part in (first, second) for asked in part.requests["Draft"]]
+    lanes = [asked for part in (first, second) for asked in part.requests.get("Draft", ())]
     assert {asked.max_steps for asked in lanes} >= {1, 4}
     assert {asked.sampling.temperature for asked in lanes if asked.max_steps == 4} == {0}
     assert any(asked.sampling.temperature > 0 for asked in lanes)

@@ -58,7 +58,7 @@ lint-protos: ## the protos against buf's STANDARD style; needs npm
 	@touch $@
 
 # Goes on where it was stopped. Version 1 is the supervised draft, 2 what came of this.
-sapo: setup .venv/sapo ## train the bundled draft to be accepted; within an hour on two cores
+sapo: setup .venv/sapo ## train the bundled draft to be accepted; an hour or so on two cores
 	$(BIN)/dreamr sapo --run training/runs/sapo --draft models/repository/draft/1/weights $(if $(wildcard training/runs/sapo/settings.json),--resume)
 
 bench: setup ## the policies side by side on held-out handwriting

@@ -76,13 +76,14 @@ def revoke(
 def list_keys(file: FileOption = Path("keys.json")) -> None:
     """List keys and limits; no secret is among them."""
     keys, now = KeyFile.load(file), datetime.now(UTC)
-    shown = ("sessions", "tokens/min", "left bytes")
-    table = Table("id", "caller", "state", "created", "expires", *shown, box=None)
+    names = ("id", "caller", "state", "created", "expires", "sessions", "tokens/min", "left bytes")
+    table = Table(*names, box=None)
     for key in keys.keys:
         limits = keys.callers.get(key.caller, Limits())
+        most = (limits.max_sessions, limits.tokens_per_minute, limits.max_left_bytes)
         table.add_row(
             *(key.id, key.caller, key.state(now)),
             *(f"{day:%Y-%m-%d}" if day else "-" for day in (key.created, key.expires)),
-            *("-" if limit is None else str(limit) for limit in limits.model_dump().values()),
+            *("-" if limit is None else str(limit) for limit in most),
         )
     Console(soft_wrap=True).print(table)

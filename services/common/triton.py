@@ -52,8 +52,8 @@ _ERRORS: tuple[tuple[re.Pattern[str], type[ServiceError]], ...] = (
 # No answer of Triton's: all others are told apart by their text, as in streams.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 _PROBE_SECONDS = 5.0
-# Engines take signed numbers.
-_SEEDS = 1 << 63
+SEEDS = 1 << 63
+"""A seed is below it: engines take signed numbers."""
 _REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
 
 
@@ -67,7 +67,7 @@ class Sampling:
 
     def behind(self, steps: int) -> "Sampling":
         """How the step behind so many is drawn: by one seed all would be drawn alike."""
-        return self if self.seed is None else replace(self, seed=(self.seed + steps) % _SEEDS)
+        return self if self.seed is None else replace(self, seed=(self.seed + steps) % SEEDS)
 
     def parameters(self) -> dict[str, Any]:
         """In vLLM's names."""

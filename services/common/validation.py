@@ -7,7 +7,7 @@ from dreamr.v1 import common_pb2
 from services.common.errors import InvalidRequestError
 from services.common.logs import MAX_SESSION_ID
 from services.common.pair import ReasoningSettings
-from services.common.triton import Sampling
+from services.common.triton import SEEDS, Sampling
 
 MAX_TEMPERATURE = 2.0
 MAX_CONTEXT_STEPS = 1024
@@ -27,7 +27,7 @@ def check_sampling(message: common_pb2.Sampling) -> Sampling:
     if not 0 < top_p <= 1:
         raise InvalidRequestError.of("sampling.top_p", f"must be above 0 and at most 1, not {top_p:g}")
     seed = message.seed if message.HasField("seed") else None
-    if seed is not None and seed >= 1 << 63:
+    if seed is not None and seed >= SEEDS:
         raise InvalidRequestError.of("sampling.seed", "must be below 2^63")
     return Sampling(temperature, top_p, seed)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 
@@ -101,23 +102,25 @@ class LeftBehind:
         left, limit = self._callers.get(caller.name), caller.limits.max_left_bytes
         if left is None:
             return
-        for session_id, oldest in list(left.entries.items()):
-            if oldest.since + self._ttl_seconds > self._clock():
+        while left.entries:
+            first, entry = next(iter(left.entries.items()))
+            if entry.since + self._ttl_seconds > self._clock():
                 break
-            left.remove(session_id)
-        # The last one is no candidate.
-        candidates = [name for name in list(left.entries)[:-1] if not self._spared[name]]
-        for session_id in candidates[:_AT_ONCE]:
-            if limit is None or left.bytes <= limit:
+            left.remove(first)
+        if limit is None or left.bytes <= limit:
+            return
+        last = next(reversed(left.entries))
+        others = (one for one in left.entries.items() if one[0] != last and not self._spared[one[0]])
+        for session_id, entry in list(islice(others, _AT_ONCE)):
+            if left.bytes <= limit:
                 return
-            entry = left.entries.get(session_id)
             try:
                 await self._cancel(session_id)
             except StoreError as error:
                 log.info("sessions left behind stay", reason=str(error))
                 return
             # Meanwhile it may have been left once more.
-            if entry and left.entries.get(session_id) is entry:
+            if left.entries.get(session_id) is entry:
                 left.remove(session_id)
 
     async def _cancel(self, session_id: str) -> None:

@@ -207,7 +207,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
                 request.from_index,
                 request.last_commit_digest if request.from_index else b"",
             )
-            await self._follow(listener)
+            with self._left_behind.spared(request.session_id):
+                await self._follow(listener)
 
     async def GetSession(  # noqa: N802 - the name is the proto's
         self, request: gateway_pb2.GetSessionRequest, context: Context
@@ -249,9 +250,8 @@ class ReasoningService(gateway_pb2_grpc.ReasoningServiceServicer):
 
     async def _follow(self, listener: _Listener) -> None:
         """Tells of a session from a commit on; where nobody works on it, goes on with it."""
-        with self._left_behind.spared(listener.session_id):
-            async with _until(listener.deadline):
-                await self._tell(listener)
+        async with _until(listener.deadline):
+            await self._tell(listener)
 
     async def _tell(self, listener: _Listener) -> None:
         session_id, digest, started = listener.session_id, listener.digest, False

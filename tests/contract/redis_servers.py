@@ -265,6 +265,11 @@ def _until(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+# redis-py leaves them to the garbage collector where it is cancelled, or its server goes, as it connects.
+LEAVES_SOCKETS = pytest.mark.filterwarnings(
+    "ignore:(?s).*ResourceWarning:pytest.PytestUnraisableExceptionWarning"
+)
+
 Start = Callable[[Path], AbstractContextManager[Servers]]
 LAYOUTS: dict[str, Start] = {
     "alone": alone,

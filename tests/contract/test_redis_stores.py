@@ -15,10 +15,19 @@ from services.gateway.asyncio_redis_store import AsyncioRedisStore
 from services.gateway.redis_store import RedisStore
 from services.gateway.redis_url import RedisUrlError
 from services.gateway.store import Appended, Status, StoreError
-from tests.contract.redis_servers import LAYOUTS, PASSWORD, Servers, Start, alone, clustered, started, watched
+from tests.contract.redis_servers import (
+    LAYOUTS,
+    LEAVES_SOCKETS,
+    PASSWORD,
+    Servers,
+    Start,
+    alone,
+    clustered,
+    started,
+    watched,
+)
 
-# redis-py leaves sockets to the garbage collector where it is cancelled, or its server goes, as it connects.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = LEAVES_SOCKETS
 
 LEASE = 30.0
 OWNER = "owner"

@@ -11,10 +11,9 @@ from services.gateway.asyncio_redis_store import AsyncioRedisStore
 from services.gateway.memory_store import MemoryStore
 from services.gateway.redis_store import RedisStore
 from services.gateway.store import Appended, Hold, Status, Store, content_names
-from tests.contract.redis_servers import LAYOUTS, Servers, started
+from tests.contract.redis_servers import LAYOUTS, LEAVES_SOCKETS, Servers, started
 
-# redis-py leaves sockets to the garbage collector where it is cancelled, or its server goes, as it connects.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = LEAVES_SOCKETS
 
 LEASE = 30.0
 OWNER = "owner"

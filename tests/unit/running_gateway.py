@@ -1,5 +1,6 @@
 """A gateway over real gRPC in the test's process; only the models behind the parts are fakes."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -60,6 +61,13 @@ class Gateway:
         """Everything that one session tells."""
         call = self.stub.Reason(asked or request(), timeout=timeout, metadata=bearing(key))
         return [response async for response in call]
+
+
+async def let_go(store: MemoryStore, session_id: str) -> None:
+    """Returns once nobody holds the session any more."""
+    async with asyncio.timeout(5):
+        while (stored := await store.load(session_id)) is None or stored.held:  # noqa: ASYNC110 - over a socket
+            await asyncio.sleep(0.005)
 
 
 def bearing(key: str) -> tuple[tuple[str, str], ...]:

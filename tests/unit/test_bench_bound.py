@@ -115,6 +115,6 @@ def test_the_bound_speculates_as_far_as_the_session_did() -> None:
     # Work that was begun twice cannot always be told apart.
     measured = [seconds(events) for events in governed]
     found = [bound(events) or 0.0 for events in governed]
-    assert found == pytest.approx(measured, rel=0.1)
+    assert found == pytest.approx(measured, rel=0.06)
     assert sum(found) == pytest.approx(sum(measured), rel=0.01)
     assert sum(map(seconds, governed)) > sum(full)

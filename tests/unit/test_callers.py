@@ -16,7 +16,7 @@ from services.gateway.callers import Caller, Callers
 from services.gateway.memory_store import MemoryStore
 from services.gateway.store import Status
 from tests.unit.fake_services import STEPS, FakeServices, busy
-from tests.unit.running_gateway import Gateway, bearing, commits, gateway, refused, request
+from tests.unit.running_gateway import Gateway, bearing, commits, gateway, let_go, refused, request
 
 Code = grpc.StatusCode
 Standing = gateway_pb2.SessionStatus
@@ -140,10 +140,8 @@ async def left(running: Gateway, key: str, request_id: str = "") -> str:
     call = running.stub.Reason(request(request_id=request_id), metadata=bearing(key))
     session_id = await begun(call)
     call.cancel()
-    async with asyncio.timeout(10):
-        while (found := await standing(running, session_id, key)).held:  # noqa: ASYNC110 - over a socket
-            await asyncio.sleep(0.01)
-    assert found.status == Standing.SESSION_STATUS_RUNNING
+    await let_go(running.store, session_id)
+    assert (await standing(running, session_id, key)).status == Standing.SESSION_STATUS_RUNNING
     return session_id
 
 

@@ -29,7 +29,7 @@ from services.verifier.service import VerifierService
 from tests.otlp_receiver import Receiver
 from tests.unit.fake_services import FakeServices, busy, idle
 from tests.unit.fake_triton import Say, Seen, serving, serving_triton
-from tests.unit.running_gateway import PAIR, commits, gateway, refused, request
+from tests.unit.running_gateway import PAIR, commits, gateway, let_go, refused, request
 from tests.unit.test_service_calls import PAIR as JUDGED
 from tests.unit.test_service_calls import judged
 
@@ -259,12 +259,6 @@ async def test_a_session_that_another_gateway_goes_on_with_stays_in_its_trace(
     assert session.context.trace_id == int(TRACE if kept else OTHER, 16)
     linked = [link.context.span_id for link in session.links]
     assert linked == ([resume.context.span_id] if kept else [])
-
-
-async def let_go(store: MemoryStore, session_id: str) -> None:
-    async with asyncio.timeout(5):
-        while (stored := await store.load(session_id)) is None or stored.held:  # noqa: ASYNC110 - over a socket
-            await asyncio.sleep(0.005)
 
 
 async def test_openai_clients_may_begin_the_trace_as_well(spans: Spans) -> None:
